@@ -1,0 +1,1 @@
+"""What an artwork is, and how a folder of them is kept."""

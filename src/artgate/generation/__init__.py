@@ -1,0 +1,1 @@
+"""From prompts to accepted, enlarged artworks."""

@@ -1,0 +1,1 @@
+"""From votes of people to grades that training can use."""

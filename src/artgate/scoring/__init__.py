@@ -1,0 +1,1 @@
+"""From images and grades to a calibrated scorer."""
