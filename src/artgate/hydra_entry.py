@@ -1,4 +1,4 @@
-"""Hydra as an entry point: what Hydra and OmegaConf complain of becomes one message with a cure, like every `UserError`."""
+"""Hydra as an entry point: what Hydra complains of becomes one message with a cure, like every `UserError`."""
 
 import functools
 import os

@@ -1,0 +1,219 @@
+"""Until N are accepted: candidates are judged in index order, and the ledger says which are done.
+
+The ledger of a batch is the shortest beginning of the endless stream of judged candidates that holds `target`
+accepted ones, or `max_candidates` lines. So it depends neither on the order in which slots finish nor on how often
+the run was killed and resumed, and a larger target only makes it longer.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
+from artgate.errors import UserError
+from artgate.generation.gate import BestOf, Gate, Scored, Verdict
+
+CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
+# What may change between two runs on one folder: the ledger only grows longer by it.
+MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds", "paths")
+
+Line = dict[str, Any]
+
+
+class Drawn(Protocol):
+    """The part of a `Candidate` that the order of the batch rests on."""
+
+    @property
+    def index(self) -> int:
+        """Place in the stream of candidates, from 0."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A candidate that left the sampler: its small picture and score, or the error that it ended with."""
+
+    candidate: Drawn
+    picture: Image.Image | None = None
+    score: Scored | None = None
+    error: str | None = None
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Batch:
+    """A batch folder, held by its only writer.
+
+    Raises UserError where another process holds it, where it is the folder of something else, and where its
+    candidates were decided under a different configuration.
+    """
+
+    def __init__(self, root: Path, config: Mapping[str, Any]) -> None:
+        self.root = root
+        self._lock = _hold(root)
+        try:
+            repair_lines(root / LEDGER)
+            self.lines: list[Line] = _ledger(root)
+            self._settle_config(json.loads(json.dumps(config)))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def accepted(self) -> int:
+        """Accepted so far."""
+        return sum(line["status"] == "accepted" for line in self.lines)
+
+    def append(self, line: Line) -> None:
+        """Write a decided candidate to the ledger; it is on the disk on return."""
+        append_line(self.root / LEDGER, line)
+        self.lines.append(line)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Take back a folder in which nothing was decided, so that a start that failed leaves nothing behind."""
+        if not self.lines:
+            (self.root / CONFIG).unlink(missing_ok=True)
+            (self.root / LOCK).unlink(missing_ok=True)
+            if not any(self.root.iterdir()):
+                self.root.rmdir()
+
+    def _settle_config(self, config: dict[str, Any]) -> None:
+        kept = self.root / CONFIG
+        if kept.exists() and self.lines:
+            _refuse_other(json.loads(kept.read_text()), config, self.root)
+        others = [path.name for path in self.root.iterdir() if path.name not in (LOCK, LEDGER)]
+        if not kept.exists() and others:
+            raise UserError(f"{self.root} holds {others[0]} and is no batch folder: give another batch_dir")
+        write_atomic(kept, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def produce(
+    outcomes: Iterable[Outcome],
+    batch: Batch,
+    gate: Gate | BestOf,
+    save: Callable[[Outcome, Verdict | None], Line],
+    target: int,
+    max_failures: int,
+) -> None:
+    """Judge and save outcomes, in index order, until `target` are accepted or there are no more.
+
+    outcomes: from the first index that the ledger lacks on, in any order. save: keeps the pictures of one outcome
+    (verdict None: it failed) and returns its ledger line.
+    Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
+    """
+    failures: list[Line] = []
+    for outcome, verdict in judged(outcomes, gate, batch.lines):
+        try:
+            line = save(outcome, verdict)
+            batch.append(line)
+        except OSError as error:
+            raise UserError(
+                f"candidate {outcome.candidate.index} could not be saved ({error}): {batch.accepted} accepted artworks "
+                f"are kept in {batch.root}; make room or mend the access, then run the same command to go on"
+            ) from error
+        failures = [*failures, line] if line["status"] == "failed" else []
+        if len(failures) >= max_failures:
+            raise UserError(
+                f"{len(failures)} candidates in a row failed (max_failures={max_failures}), the first, candidate "
+                f"{failures[0]['index']}, with: {failures[0]['reason']}; mend that, then run the same command to go on"
+            )
+        if batch.accepted >= target:
+            return
+
+
+def judged(
+    outcomes: Iterable[Outcome], gate: Gate | BestOf, decided: Sequence[Line]
+) -> Iterator[tuple[Outcome, Verdict | None]]:
+    """Outcomes in index order with their verdicts (None: failed), given as soon as a group of `gate.of` is complete.
+
+    decided: the ledger so far; where it ends within a group, its scores are ranked along with the new ones.
+    """
+    earlier = list(decided[len(decided) - len(decided) % gate.of :])
+    group: list[Outcome] = []
+    for outcome in in_index_order(outcomes, first=len(decided)):
+        group.append(outcome)
+        if len(earlier) + len(group) == gate.of:
+            yield from zip(group, _verdicts(earlier, group, gate), strict=True)
+            earlier, group = [], []
+
+
+def in_index_order(outcomes: Iterable[Outcome], first: int) -> Iterator[Outcome]:
+    """Hold back what finished early until all before it, from index `first` on, have been given out."""
+    waiting: dict[int, Outcome] = {}
+    for outcome in outcomes:
+        waiting[outcome.candidate.index] = outcome
+        while first in waiting:
+            yield waiting.pop(first)
+            first += 1
+
+
+def whole_groups(max_candidates: int, gate: Gate | BestOf) -> int:
+    """The most candidates that can be judged: a group that `max_candidates` would cut is not begun."""
+    return max_candidates - max_candidates % gate.of
+
+
+@dataclass(frozen=True)
+class _LedgerScore:
+    score: float
+    probabilities: dict[str, float]
+
+
+def _verdicts(earlier: Sequence[Line], group: Sequence[Outcome], gate: Gate | BestOf) -> list[Verdict | None]:
+    # Told by the score and not by the status: what failed after the gate was ranked all the same.
+    known: list[Scored] = [
+        _LedgerScore(line["score"], line["probabilities"]) for line in earlier if line["score"] is not None
+    ]
+    new = [outcome.score for outcome in group if outcome.score is not None]
+    verdicts = iter(gate.judge([*known, *new])[len(known) :])
+    return [None if outcome.score is None else next(verdicts) for outcome in group]
+
+
+def _hold(root: Path) -> FileLock:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another run is working in {root}: wait for it, or give another batch_dir") from None
+    except OSError as error:
+        raise UserError(f"batch_dir {root} cannot be written ({error}): give another batch_dir") from None
+    return lock
+
+
+def _ledger(root: Path) -> list[Line]:
+    lines = read_lines(root / LEDGER)
+    for number, line in enumerate(lines):
+        if line.get("index") != number:
+            raise UserError(
+                f"{root / LEDGER}, line {number + 1} tells of candidate {line.get('index')} instead of {number}: the "
+                "ledger was changed by hand; restore it, or give another batch_dir"
+            )
+    return lines
+
+
+def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
+    before, after = _flat(kept), _flat(now)
+    differing = [
+        f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key.split(".")[0] not in MAY_CHANGE
+    ]
+    if differing:
+        raise UserError(
+            f"{root} holds a batch of a different configuration: {'; '.join(differing)}. "
+            "Give another batch_dir, or the settings that the batch was begun with"
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, Mapping) and config:
+        return {k: v for key, value in config.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+    return {prefix.removesuffix("."): config}

@@ -1,0 +1,111 @@
+"""What `generate.py` can be told: the whole configuration and its limits, checked before anything heavy is loaded."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from artgate.errors import UserError
+
+GATES = ("score", "good", "best_of")
+LARGEST_SIDE = 16384
+
+
+@dataclass
+class GateConfig:
+    """What is accepted.
+
+    kind: "score" (score >= threshold), "good" (P(good) >= threshold), or "best_of" (of every `of` candidates in index
+    order the `keep` best by score, if their score is >= threshold).
+    threshold: in [0, 1].
+    """
+
+    kind: str = "score"
+    threshold: float = 0.5
+    keep: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in GATES:
+            raise UserError(f"gate.kind {self.kind} is not one of {', '.join(GATES)}: choose one, e.g. gate=score")
+        if not 0 <= self.threshold <= 1:
+            raise UserError(
+                f"gate.threshold {self.threshold} is outside [0, 1]: scores and probabilities lie in [0, 1], e.g. 0.5"
+            )
+        if not 1 <= self.keep <= self.of:
+            raise UserError(f"gate.keep {self.keep} is outside [1, gate.of = {self.of}]: keep at most as many as there are")
+
+
+@dataclass
+class ApplicationConfig:
+    """What the artworks are for: the size they are generated at and the size they are delivered in, in pixels.
+
+    width, height: generated; None takes the model's own. final_width, final_height: delivered; None takes what the
+    upscaler makes; otherwise the enlarged image is shrunk to cover this size and cropped around its middle.
+    """
+
+    name: str = "none"
+    width: int | None = None
+    height: int | None = None
+    final_width: int | None = None
+    final_height: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.width is None) != (self.height is None):
+            raise UserError("application.width and application.height go together: give both, or null for both")
+        if (self.final_width is None) != (self.final_height is None):
+            raise UserError("application.final_width and final_height go together: give both, or null for both")
+        for key in ("width", "height"):
+            side = getattr(self, key)
+            if side is not None and (side % 8 or not 8 <= side <= LARGEST_SIDE):
+                raise UserError(
+                    f"application.{key} {side} is not a multiple of 8 in [8, {LARGEST_SIDE}]: try {max(8, side // 8 * 8)}"
+                )
+        for key in ("final_width", "final_height"):
+            side = getattr(self, key)
+            if side is not None and not 1 <= side <= LARGEST_SIDE:
+                raise UserError(f"application.{key} {side} is outside [1, {LARGEST_SIDE}] pixels")
+
+
+@dataclass
+class GenerateConfig:
+    """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
+
+    target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
+    batch_dir: the batch folder; None makes a dated one under `outputs`.
+    scorer: folder of a scorer made by train.py; None takes the one that is shipped.
+    keep_rejected: keep small pictures of the rejected for the gallery.
+    max_failures: candidates that may fail in a row before the run stops.
+    progress_seconds: between progress lines where there is no terminal.
+    """
+
+    target: int = MISSING
+    max_candidates: int = MISSING
+    seed: int = MISSING
+    batch_dir: str | None = None
+    outputs: str = "outputs"
+    scorer: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    keep_rejected: bool = True
+    max_failures: int = 20
+    progress_seconds: float = 5.0
+    gate: GateConfig = field(default_factory=GateConfig)
+    application: ApplicationConfig = field(default_factory=ApplicationConfig)
+    prompts: dict[str, Any] = field(default_factory=dict)
+    basemap: dict[str, Any] = field(default_factory=dict)
+    diffusion: dict[str, Any] = field(default_factory=dict)
+    upscaler: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("target", "max_candidates", "max_failures"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed {self.seed} is outside [0, 2^63): give a whole number of at least 0")
+        if self.max_candidates < max(self.target, self.gate.of):
+            raise UserError(
+                f"max_candidates {self.max_candidates} is below target {self.target} or gate.of {self.gate.of}: "
+                f"no batch can end well; give max_candidates of at least {max(self.target, self.gate.of)}"
+            )
