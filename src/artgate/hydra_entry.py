@@ -18,7 +18,7 @@ def hydra_entry(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """Decorate `task(cfg)` of a root script: compose `conf/<config_name>.yaml` with the command line and run the task.
 
     Bad input of any kind (an unknown key, a choice that does not exist, a `UserError` of the task) ends with one
-    message on stderr and exit status 2. With HYDRA_FULL_ERROR=1 everything comes with its traceback.
+    message on stderr and exit status 2, Ctrl-C with 130. With HYDRA_FULL_ERROR=1 everything comes with its traceback.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -50,6 +50,8 @@ def _explained(call: Callable[[], object]) -> Callable[[], object]:
             return call()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_one_message(error)) from error
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
     return explained
 

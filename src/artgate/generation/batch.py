@@ -7,6 +7,7 @@ the run was killed and resumed, and a larger target only makes it longer.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from artgate.generation.gate import BestOf, Gate, Scored, Verdict
 
 CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
 # What may change between two runs on one folder: the ledger only grows longer by it.
-MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds", "paths")
+MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds")
 
 Line = dict[str, Any]
 
@@ -89,7 +90,8 @@ class Batch:
         kept = self.root / CONFIG
         if kept.exists() and self.lines:
             _refuse_other(json.loads(kept.read_text()), config, self.root)
-        others = [path.name for path in self.root.iterdir() if path.name not in (LOCK, LEDGER)]
+        # Hidden: the lock, and what a killed write left.
+        others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
         if not kept.exists() and others:
             raise UserError(f"{self.root} holds {others[0]} and is no batch folder: give another batch_dir")
         write_atomic(kept, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
@@ -102,23 +104,26 @@ def produce(
     save: Callable[[Outcome, Verdict | None], Line],
     target: int,
     max_failures: int,
-) -> None:
-    """Judge and save outcomes, in index order, until `target` are accepted or there are no more.
+    put_off: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Line]:
+    """Judge and save outcomes, in index order, until `target` are accepted or there are no more; yield each new line.
 
     outcomes: from the first index that the ledger lacks on, in any order. save: keeps the pictures of one outcome
-    (verdict None: it failed) and returns its ledger line.
+    (verdict None: it failed) and returns its ledger line. put_off: a context in which interrupts wait.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
     failures: list[Line] = []
     for outcome, verdict in judged(outcomes, gate, batch.lines):
         try:
-            line = save(outcome, verdict)
-            batch.append(line)
+            with put_off():
+                line = save(outcome, verdict)
+                batch.append(line)
         except OSError as error:
             raise UserError(
                 f"candidate {outcome.candidate.index} could not be saved ({error}): {batch.accepted} accepted artworks "
                 f"are kept in {batch.root}; make room or mend the access, then run the same command to go on"
             ) from error
+        yield line
         failures = [*failures, line] if line["status"] == "failed" else []
         if len(failures) >= max_failures:
             raise UserError(

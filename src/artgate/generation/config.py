@@ -83,10 +83,8 @@ class GenerateConfig:
     max_candidates: int = MISSING
     seed: int = MISSING
     batch_dir: str | None = None
-    outputs: str = "outputs"
+    outputs: str = "outputs/generate"
     scorer: str | None = None
-    device: str = "auto"
-    threads: int | None = None
     keep_rejected: bool = True
     max_failures: int = 20
     progress_seconds: float = 5.0
@@ -96,7 +94,6 @@ class GenerateConfig:
     basemap: dict[str, Any] = field(default_factory=dict)
     diffusion: dict[str, Any] = field(default_factory=dict)
     upscaler: dict[str, Any] = field(default_factory=dict)
-    paths: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("target", "max_candidates", "max_failures"):

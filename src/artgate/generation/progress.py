@@ -1,0 +1,68 @@
+"""The live line of a batch: accepted of target, yield, images/s and the time left."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and a plain line every `interval` seconds elsewhere."""
+
+    def __init__(self, target: int, lines: Sequence[dict[str, Any]], interval: float, stream: TextIO | None = None):
+        self._target = target
+        self._lines = lines
+        self._interval = interval
+        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._begun = self._told = time.monotonic()
+        self._decided_before = len(lines)
+        self._accepted_before = _accepted(lines)
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tell(at_once=True)
+        self._live.stop()
+
+    def advance(self) -> None:
+        """Tell where the batch stands, if it is time to."""
+        self._tell(at_once=_accepted(self._lines) >= self._target)
+
+    def _tell(self, at_once: bool) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._live.update(Text(self._text(now)), refresh=True)
+        elif at_once or now - self._told >= self._interval:
+            self._told = now
+            print(self._text(now), file=self._console.file, flush=True)
+
+    def _text(self, now: float) -> str:
+        decided = len(self._lines) - self._decided_before
+        accepted = _accepted(self._lines) - self._accepted_before
+        return standing(_accepted(self._lines), self._target, len(self._lines), decided, accepted, now - self._begun)
+
+
+def standing(accepted: int, target: int, candidates: int, decided_now: int, accepted_now: int, seconds: float) -> str:
+    """The line in words. decided_now, accepted_now: in the `seconds` of this session; the others: of the whole batch."""
+    share = f"{accepted / candidates:.0%}" if candidates else "?"
+    rate = f"{decided_now / seconds:.2f}" if seconds > 0 else "?"
+    left = _clock((target - accepted) * seconds / accepted_now) if accepted_now else "?"
+    return f"{accepted}/{target} accepted · {candidates} candidates · yield {share} · {rate} images/s · {left} left"
+
+
+def _accepted(lines: Sequence[dict[str, Any]]) -> int:
+    return sum(line["status"] == "accepted" for line in lines)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

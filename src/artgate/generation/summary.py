@@ -1,0 +1,57 @@
+"""What a batch cost and gave: the figures of `summary.json`, out of the ledger and the log of sessions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STAGES = ("load", "denoise", "decode", "score", "upscale", "save")
+Z_95 = 1.959963984540054
+
+
+def summarise(
+    lines: Sequence[Mapping[str, Any]],
+    sessions: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    models: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `summary.json`, over all sessions of a batch.
+
+    lines: the ledger. sessions: one a start of the run, with "seconds" of what belongs to no candidate (loading) and
+    the "evaluations" spent on candidates that were still on their way when it ended.
+    Evaluations are denoiser calls an image; ratios to the accepted are None while nothing is accepted.
+    """
+    status = [line["status"] for line in lines]
+    accepted = status.count("accepted")
+    seconds = {stage: round(_total([*lines, *sessions], stage), 3) for stage in STAGES}
+    evaluations = sum(line["evaluations"] for line in [*lines, *sessions])
+    return {
+        "target": config["target"],
+        "candidates": len(lines),
+        "accepted": accepted,
+        "rejected": status.count("rejected"),
+        "failed": status.count("failed"),
+        "yield": accepted / len(lines) if lines else None,
+        "yield_95": wilson_interval(accepted, len(lines)),
+        "evaluations": evaluations,
+        "evaluations_per_accepted": evaluations / accepted if accepted else None,
+        "seconds": seconds,
+        "seconds_per_accepted": sum(seconds.values()) / accepted if accepted else None,
+        "sessions": len(sessions),
+        "models": dict(models),
+        "config": dict(config),
+        "complete": accepted >= config["target"],
+    }
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a share, (0, 1) of no trials. Source: Wilson 1927, without continuity correction."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, spread = successes / trials, Z_95**2 / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _total(entries: Sequence[Mapping[str, Any]], stage: str) -> float:
+    return sum(entry["seconds"].get(stage, 0.0) for entry in entries)

@@ -1,0 +1,218 @@
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artgate.errors import UserError
+from artgate.generation.batch import Batch, Line, Outcome, in_index_order, judged, produce, whole_groups
+from artgate.generation.config import GateConfig
+from artgate.generation.gate import Verdict, build_gate
+from artgate.generation.summary import summarise, wilson_interval
+
+SCORE = build_gate(GateConfig(kind="score", threshold=0.5))
+BEST_2_OF_4 = build_gate(GateConfig(kind="best_of", threshold=0, keep=2, of=4))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    index: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    score: float
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        return {"poor": 1 - self.score, "average": 0.0, "good": self.score}
+
+
+def outcome(index: int, score: float | None) -> Outcome:
+    if score is None:
+        return Outcome(Drawn(index), error="denoise: it broke", evaluations=1)
+    return Outcome(Drawn(index), score=Scored(score), evaluations=4, seconds={"denoise": 0.5})
+
+
+def stream(first: int, end: int, seed: int = 0, shuffled_by: int = 1, failing: float = 0.0) -> Iterable[Outcome]:
+    """Outcomes whose scores depend on their index alone, finishing up to `shuffled_by` places from their order."""
+    order = sorted(range(first, end), key=lambda i: i + random.Random(f"{seed} {i} order").uniform(0, shuffled_by))
+    for index in order:
+        own = random.Random(f"{seed} {index}")
+        yield outcome(index, None if own.random() < failing else own.random())
+
+
+def save(outcome: Outcome, verdict: Verdict | None) -> Line:
+    line = {"index": outcome.candidate.index, "evaluations": outcome.evaluations, "seconds": outcome.seconds}
+    if verdict is None or outcome.score is None:
+        return {**line, "status": "failed", "reason": outcome.error, "score": None, "probabilities": None}
+    status = "accepted" if verdict.accepted else "rejected"
+    score = {"score": outcome.score.score, "probabilities": outcome.score.probabilities}
+    return {**line, **score, "status": status, "reason": verdict.reason}
+
+
+def run(root: Path, gate, target: int, max_candidates: int = 200, **how) -> list[Line]:
+    batch = Batch(root, {"target": target})
+    try:
+        outcomes = stream(len(batch.lines), whole_groups(max_candidates, gate), **how)
+        list(produce(outcomes, batch, gate, save, target, max_failures=20))
+    finally:
+        batch.close()
+    return [json.loads(line) for line in (root / "candidates.jsonl").read_text().splitlines()]
+
+
+@given(st.permutations(range(3, 20)))
+def test_outcomes_come_in_index_order_whatever_order_they_finish_in(order):
+    assert [o.candidate.index for o in in_index_order([outcome(i, 0.1) for i in order], first=3)] == list(range(3, 20))
+
+
+def test_an_outcome_is_given_as_soon_as_all_before_it_are_there():
+    finishing = iter([outcome(1, 0.1), outcome(0, 0.2), outcome(2, 0.3)])
+    ordered = in_index_order(finishing, first=0)
+    assert next(ordered).candidate.index == 0
+    assert next(finishing).candidate.index == 2  # 0 was not held back until 2 had finished
+
+
+@pytest.mark.parametrize("gate", [SCORE, BEST_2_OF_4], ids=["score", "best_of"])
+@pytest.mark.parametrize("failing", [0.0, 0.2])
+def test_a_batch_holds_exactly_target_and_ends_with_the_last_accepted(tmp_path: Path, gate, failing: float):
+    ledger = run(tmp_path, gate, target=5, failing=failing)
+    assert [line["index"] for line in ledger] == list(range(len(ledger)))
+    assert [line["status"] for line in ledger].count("accepted") == 5
+    assert ledger[-1]["status"] == "accepted"
+    if gate is SCORE:
+        expected = [i for i, line in enumerate(ledger) if line["score"] is not None and line["score"] >= 0.5]
+        assert [line["index"] for line in ledger if line["status"] == "accepted"] == expected
+
+
+@pytest.mark.parametrize("gate", [SCORE, BEST_2_OF_4], ids=["score", "best_of"])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), stops=st.lists(st.integers(1, 7), max_size=4), shuffled_by=st.integers(1, 9))
+def test_the_ledger_does_not_depend_on_order_growth_or_stops(
+    tmp_path_factory, gate, seed: int, stops: list[int], shuffled_by: int
+):
+    how = {"seed": seed, "failing": 0.15}
+    whole = run(tmp_path_factory.mktemp("whole"), gate, target=8, **how)
+    root = tmp_path_factory.mktemp("piecewise")
+    for target in sorted(stops):  # each run leaves off within a group as often as not
+        run(root, gate, target=target, shuffled_by=shuffled_by, **how)
+    assert run(root, gate, target=8, shuffled_by=shuffled_by, **how) == whole
+
+
+def test_best_of_ranks_new_scores_among_those_of_the_ledger():
+    first = [{"index": 0, "score": 0.9, "probabilities": {}}, {"index": 1, "score": None, "probabilities": None}]
+    verdicts = [verdict for _, verdict in judged([outcome(2, 0.8), outcome(3, 0.7)], BEST_2_OF_4, first)]
+    assert [(v.accepted, v.reason) for v in verdicts if v] == [
+        (True, "rank 2 of 3, best 2 are kept"),
+        (False, "rank 3 of 3, best 2 are kept"),
+    ]
+
+
+def test_max_candidates_ends_the_batch_and_may_grow(tmp_path: Path):
+    assert len(run(tmp_path, BEST_2_OF_4, target=50, max_candidates=11)) == 8  # whole groups of 4
+    assert len(run(tmp_path, BEST_2_OF_4, target=50, max_candidates=12)) == 12
+
+
+def test_a_ledger_line_torn_by_a_kill_is_decided_again(tmp_path: Path):
+    whole = run(tmp_path, SCORE, target=4)
+    ledger = tmp_path / "candidates.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-7])
+    assert run(tmp_path, SCORE, target=4) == whole
+
+
+def test_many_failures_in_a_row_stop_the_run_and_name_the_first_cause(tmp_path: Path):
+    batch = Batch(tmp_path, {})
+    outcomes = [outcome(0, 0.9), outcome(1, None), outcome(2, 0.1), *(outcome(i, None) for i in range(3, 99))]
+    with pytest.raises(UserError, match="20 candidates in a row failed .* candidate 3, with: denoise: it broke"):
+        list(produce(outcomes, batch, SCORE, save, target=9, max_failures=20))
+    assert len(batch.lines) == 23 and batch.accepted == 1
+
+
+def test_failures_that_are_not_in_a_row_are_skipped(tmp_path: Path):
+    batch = Batch(tmp_path, {})
+    outcomes = [outcome(i, None if i % 2 else 0.9) for i in range(99)]
+    list(produce(outcomes, batch, SCORE, save, target=30, max_failures=2))
+    assert batch.accepted == 30 and len(batch.lines) == 59
+
+
+def test_a_save_that_fails_stops_the_run_and_keeps_what_was_decided(tmp_path: Path):
+    def full(outcome: Outcome, verdict: Verdict | None) -> Line:
+        if outcome.candidate.index == 2:
+            raise OSError(28, "No space left on device")
+        return save(outcome, verdict)
+
+    batch = Batch(tmp_path, {})
+    with pytest.raises(UserError, match=r"candidate 2 .*No space left.* 2 accepted artworks are kept"):
+        list(produce([outcome(i, 0.9) for i in range(9)], batch, SCORE, full, target=9, max_failures=20))
+    assert len((tmp_path / "candidates.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_different_configuration_on_the_same_folder_is_refused_by_name(tmp_path: Path):
+    config = {"target": 1, "gate": {"threshold": 0.5, "kind": "score"}, "seed": 1}
+    batch = Batch(tmp_path, config)
+    batch.append(save(outcome(0, 0.9), Verdict(True, "")))
+    batch.close()
+    Batch(tmp_path, {**config, "target": 9}).close()
+    with pytest.raises(UserError) as error:
+        Batch(tmp_path, {**config, "seed": 2, "gate": {"threshold": 0.6, "kind": "score"}})
+    assert "gate.threshold is 0.5 there and 0.6 here; seed is 1 there and 2 here" in str(error.value)
+    assert "kind" not in str(error.value)
+
+
+def test_a_configuration_may_change_while_nothing_was_decided(tmp_path: Path):
+    Batch(tmp_path, {"seed": 1}).close()
+    Batch(tmp_path, {"seed": 2}).close()
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
+
+
+def test_only_one_run_at_a_time_holds_the_folder(tmp_path: Path):
+    first = Batch(tmp_path, {})
+    with pytest.raises(UserError, match="another run is working"):
+        Batch(tmp_path, {})
+    first.close()
+    Batch(tmp_path, {}).close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="holds holiday.jpg and is no batch folder"):
+        Batch(tmp_path, {})
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_ledger_with_a_hole_is_refused(tmp_path: Path):
+    run(tmp_path, SCORE, target=4)
+    ledger = tmp_path / "candidates.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match="line 1 tells of candidate 1 instead of 0"):
+        Batch(tmp_path, {"target": 4})
+
+
+def test_a_start_that_failed_leaves_no_folder(tmp_path: Path):
+    batch = Batch(tmp_path / "new", {})
+    batch.close()
+    batch.discard()
+    assert not (tmp_path / "new").exists()
+
+
+def test_wilson_interval_against_published_values():
+    # Newcombe 1998, table I, method 3
+    for successes, trials, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:
+        assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_the_summary_adds_up_the_ledger_and_the_sessions(tmp_path: Path):
+    lines = run(tmp_path, SCORE, target=3)
+    sessions = [{"seconds": {"load": 2.0}, "evaluations": 3}, {"seconds": {"load": 1.0, "denoise": 0.25}, "evaluations": 0}]
+    summary = summarise(lines, sessions, {"target": 3}, {"scorer": {"name": "s"}})
+    n = len(lines)
+    assert summary["accepted"] == 3 and summary["candidates"] == n and summary["yield"] == 3 / n
+    assert summary["evaluations"] == 4 * n + 3
+    assert summary["seconds"]["denoise"] == pytest.approx(0.5 * n + 0.25) and summary["seconds"]["load"] == 3.0
+    assert summary["seconds_per_accepted"] == pytest.approx((0.5 * n + 3.25) / 3)
+    assert summary["complete"] and not summarise(lines, sessions, {"target": 4}, {})["complete"]
