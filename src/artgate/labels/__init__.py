@@ -1,1 +1,1 @@
-"""From votes of people to grades that training can use."""
+"""People's opinions: votes and ratings, and the grade probabilities that training learns from."""

@@ -1,0 +1,183 @@
+"""Votes: one annotator's grade of one aspect of one artwork, and how they come out of Label Studio."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from artgate.errors import UserError
+from artgate.labels.grades import ASPECTS, GRADES
+from artgate.labels.records import (
+    check_choice,
+    check_keys,
+    check_name,
+    check_number,
+    read_records,
+    records_file,
+    write_records,
+)
+
+FILE_NAME = "votes.jsonl"
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One grade by one person.
+
+    lead_time: seconds the annotator spent. created_at: ISO 8601 time. ground_truth: the annotation is marked as an
+    anchor in Label Studio; the consensus counts it like any other vote.
+    Raises UserError for an unknown aspect or grade, an empty name, a negative lead time, or a time that is none.
+    """
+
+    image_id: str
+    annotator: str
+    aspect: str
+    grade: str
+    lead_time: float | None = None
+    created_at: str | None = None
+    ground_truth: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("image_id", self.image_id)
+        check_name("annotator", self.annotator)
+        check_choice("aspect", self.aspect, ASPECTS)
+        check_choice("grade", self.grade, GRADES)
+        if self.lead_time is not None:
+            check_number("lead_time", self.lead_time, 0, math.inf)
+        if self.created_at is not None:
+            _time(self.created_at)
+        if not isinstance(self.ground_truth, bool):
+            raise UserError(f"ground_truth {self.ground_truth!r} is not true or false: correct it or leave it out")
+
+
+def read_votes(path: Path | str) -> list[Vote]:
+    """Votes of a collection folder (or of a .jsonl file named directly); UserError names a bad line and its value."""
+    cure = "pull votes from Label Studio, or write one JSON a line there"
+    return read_records(records_file(path, FILE_NAME), _parse, cure)
+
+
+def write_votes(path: Path | str, votes: Iterable[Vote]) -> Path:
+    """Write votes into a collection folder (or a .jsonl file named directly), replacing the file as a whole."""
+    return write_records(records_file(path, FILE_NAME), map(_line, votes))
+
+
+def latest_votes(votes: Iterable[Vote]) -> list[Vote]:
+    """One vote for each (artwork, annotator, aspect): of two grades the later (without times: the last) counts."""
+    by_time = sorted(votes, key=lambda vote: _time(vote.created_at))
+    return list({(vote.image_id, vote.annotator, vote.aspect): vote for vote in by_time}.values())
+
+
+def votes_from_label_studio(export: Path | str, collection: Container[str]) -> tuple[list[Vote], Counter[str]]:
+    """Votes in a Label Studio JSON export, and how many things were left out, by reason.
+
+    Every task's data must carry the artwork's identity under the key `image_id`; every grade is a `choices` result
+    whose control is named after its aspect (`<Choices name="quality" ...>`). The annotator is the user's number.
+    Left out, and counted: `task-without-image-id`, `not-in-collection` (tasks); `skipped` (cancelled),
+    `without-annotator`, `empty` (annotations that grade nothing), `superseded` (the same person's earlier grade);
+    `not-one-choice`, `unknown-choice` (results). Other controls (tags, comments) are no grades: passed over.
+    Raises UserError if the file is no such export.
+    """
+    left_out: Counter[str] = Counter()
+    votes = [vote for task in _read_export(Path(export)) for vote in _task_votes(task, collection, left_out)]
+    latest = latest_votes(votes)
+    left_out["superseded"] += len(votes) - len(latest)
+    return latest, +left_out  # the unary plus drops reasons that never came up
+
+
+def _task_votes(task: Mapping[str, Any], collection: Container[str], left_out: Counter[str]) -> Iterator[Vote]:
+    image_id = task["data"].get("image_id")
+    if not image_id:
+        left_out["task-without-image-id"] += 1
+    elif image_id not in collection:
+        left_out["not-in-collection"] += 1
+    else:
+        for annotation in task["annotations"]:
+            yield from _annotation_votes(image_id, annotation, left_out)
+
+
+def _annotation_votes(image_id: str, annotation: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Vote]:
+    annotator = _annotator(annotation.get("completed_by"))
+    graded = [result for result in annotation.get("result") or [] if result.get("from_name") in ASPECTS]
+    if annotation.get("was_cancelled"):
+        left_out["skipped"] += 1
+    elif annotator is None:
+        left_out["without-annotator"] += 1
+    elif not graded:
+        left_out["empty"] += 1
+    else:
+        for result in graded:
+            grade = _grade(result, left_out)
+            if grade is not None:
+                yield Vote(
+                    image_id=image_id,
+                    annotator=annotator,
+                    aspect=result["from_name"],
+                    grade=grade,
+                    lead_time=annotation.get("lead_time"),
+                    # An edited annotation keeps its creation time: the time of the edit is the time of this grade.
+                    created_at=annotation.get("updated_at") or annotation.get("created_at"),
+                    ground_truth=bool(annotation.get("ground_truth")),
+                )
+
+
+def _annotator(completed_by: object) -> str | None:
+    # A number in the JSON export, an object in snapshots and over the API.
+    user = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
+    return None if user is None else str(user)
+
+
+def _grade(result: Mapping[str, Any], left_out: Counter[str]) -> str | None:
+    choices = (result.get("value") or {}).get("choices") or []
+    if len(choices) != 1:
+        left_out["not-one-choice"] += 1
+        return None
+    grade = str(choices[0]).strip().casefold()
+    if grade not in GRADES:
+        left_out["unknown-choice"] += 1
+        return None
+    return grade
+
+
+def _read_export(path: Path) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: export the project from Label Studio as JSON and name that file")
+    try:
+        tasks = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): export the project again, in the format JSON") from None
+    if not _is_list_of_objects(tasks):
+        raise UserError(f"{path} holds no list of tasks: export the project again, in the format JSON")
+    for position, task in enumerate(tasks):
+        if not _is_list_of_objects(task.get("annotations")) or not isinstance(task.get("data"), dict):
+            raise UserError(
+                f"{path}, task {task.get('id', position)} lacks its data or its list of annotations: "
+                "export in the format JSON, not JSON-MIN or CSV"
+            )
+    return tasks
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(element, dict) for element in value)
+
+
+def _parse(line: Mapping[str, Any]) -> Vote:
+    check_keys(line, {"image_id", "annotator", "aspect", "grade"}, {"lead_time", "created_at", "ground_truth"})
+    return Vote(**line)
+
+
+def _line(vote: Vote) -> dict[str, Any]:
+    return {key: value for key, value in asdict(vote).items() if value not in (None, False)}
+
+
+def _time(text: str | None) -> datetime:
+    if text is None:
+        return datetime.min.replace(tzinfo=UTC)
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise UserError(f"created_at {text!r} is not an ISO 8601 time: write it as 2026-01-31T12:00:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
