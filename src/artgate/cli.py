@@ -1,0 +1,206 @@
+"""`artgate …`: what one does with artworks outside of `train.py` and `generate.py`."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from artgate.errors import UserError, exits_cleanly
+
+# Each command imports what it needs: torch and its friends take seconds that `--help` and an error should not cost.
+app = typer.Typer(
+    help="Crawl, label, score and look at AI artworks. Training is `python train.py`, generation `python generate.py`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+label = typer.Typer(help="From votes of people to grades that `train.py` learns from.", no_args_is_help=True)
+app.add_typer(label, name="label")
+
+CollectionArgument = Annotated[Path, typer.Argument(help="A Collection: a folder with images/ and metadata.jsonl.")]
+ScorerOption = Annotated[Path | None, typer.Option(help="A scorer's folder; without it the shipped one.")]
+
+
+class Layout(StrEnum):
+    """What `artgate import` reads."""
+
+    AGIQA3K = "agiqa3k"
+    IMAGEFOLDER = "imagefolder"
+    FOLDER = "folder"
+
+
+class Method(StrEnum):
+    """How `artgate label consensus` joins votes."""
+
+    MAJORITY = "majority"
+    DAWID_SKENE = "dawid-skene"
+
+
+@exits_cleanly
+def main() -> None:
+    """The console script: every `UserError` is one message on stderr and exit status 2."""
+    app()
+
+
+@app.command("import")
+def import_(
+    layout: Annotated[Layout, typer.Argument(help="How the source is laid out.")],
+    source: Annotated[Path, typer.Argument(help="The folder to read.")],
+    target: Annotated[Path, typer.Argument(help="The Collection to make or to add to.")],
+) -> None:
+    """Copy images and what is known of them into a Collection; running it again adds what is new."""
+    from artgate.artworks import importers
+
+    read = {
+        Layout.AGIQA3K: importers.import_agiqa3k,
+        Layout.IMAGEFOLDER: importers.import_imagefolder,
+        Layout.FOLDER: importers.import_folder,
+    }[layout]
+    collection = read(source, target)
+    typer.echo(f"{len(collection)} artworks in {target}; what was not taken is in {target / 'drops.jsonl'}")
+
+
+@app.command()
+def duplicates(
+    collection: CollectionArgument,
+    radius: Annotated[int | None, typer.Option(help="Hamming radius in bits, of 256; without it the measured one.")] = None,
+) -> None:
+    """List groups of near-duplicates: one JSON line a group, with the files in it."""
+    from artgate.artworks.collection import Collection
+    from artgate.artworks.duplicates import RADIUS, group_artworks
+
+    artworks = list(Collection(collection))
+    groups: dict[int, list[str]] = {}
+    for artwork, group in zip(artworks, group_artworks(artworks, RADIUS if radius is None else radius), strict=True):
+        groups.setdefault(int(group), []).append(artwork.file_name)
+    for files in groups.values():
+        if len(files) > 1:
+            typer.echo(json.dumps(files))
+
+
+@app.command()
+def score(
+    paths: Annotated[list[Path], typer.Argument(help="Image files and folders of them.")],
+    scorer: ScorerOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write the lines to this .jsonl file.")] = None,
+) -> None:
+    """Score images: a table on a terminal, one JSON a line otherwise. Exit status 1 if any file could not be read."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise UserError(f"{missing[0]} does not exist ({len(missing)} such): check the path")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist; make it first")
+    from artgate.scoring.files import score_files
+    from artgate.scoring.scorer import Scorer, default_scorer_path
+
+    lines = score_files(Scorer.load(scorer or default_scorer_path()), paths)
+    if out is not None:
+        failed = _write_lines(lines, out)
+    elif sys.stdout.isatty():
+        failed = _print_table(lines)
+    else:
+        failed = sum(_echo(line) for line in lines)
+    if failed:
+        typer.echo(f"{failed} files could not be scored: their lines say why", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def embed(
+    collection: CollectionArgument,
+    out: Annotated[Path, typer.Option(help="The .npz file to write: image_ids (N,), features (N, D), fingerprint.")],
+    scorer: ScorerOption = None,
+    cache: Annotated[Path, typer.Option(help="Where features are kept between runs.")] = Path(".cache/features"),
+) -> None:
+    """Write the features that a scorer's encoder gives to each artwork of a Collection."""
+    from artgate.artworks.collection import Collection
+
+    artworks = Collection(collection)
+    import numpy as np
+
+    from artgate.scoring.features import extract_features
+    from artgate.scoring.scorer import Scorer, default_scorer_path
+
+    encoder = Scorer.load(scorer or default_scorer_path()).encoder
+    image_ids = [artwork.image_id for artwork in artworks]
+    features = extract_features(artworks, encoder, image_ids, cache)
+    np.savez(out, image_ids=np.array(image_ids), features=features, fingerprint=np.array(encoder.fingerprint))
+    typer.echo(f"{features.shape[0]} x {features.shape[1]} features of {encoder.name} in {out}")
+
+
+@app.command()
+def gallery(batch_dir: Annotated[Path, typer.Argument(help="The folder of one generate.py run.")]) -> None:
+    """Write the batch's gallery.html anew."""
+    from artgate.generation.gallery import write_gallery
+
+    typer.echo(str(write_gallery(batch_dir)))
+
+
+@label.command("import")
+def label_import(
+    export: Annotated[Path, typer.Argument(help="A Label Studio project exported in the format JSON.")],
+    collection: CollectionArgument,
+) -> None:
+    """Read the votes of a Label Studio export into the Collection's votes.jsonl, beside those already there."""
+    from artgate.artworks.collection import Collection
+    from artgate.labels.votes import FILE_NAME, latest_votes, read_votes, votes_from_label_studio, write_votes
+
+    votes, left_out = votes_from_label_studio(export, Collection(collection))
+    earlier = read_votes(collection) if (collection / FILE_NAME).exists() else []
+    kept = latest_votes([*earlier, *votes])
+    write_votes(collection, kept)
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "nothing"
+    typer.echo(f"{len(votes)} votes read, {len(kept)} now in {collection / FILE_NAME}; left out: {told}")
+
+
+@label.command("consensus")
+def label_consensus(
+    collection: CollectionArgument,
+    method: Annotated[Method, typer.Option(help="Vote shares, or annotators weighed by their confusions.")] = Method.MAJORITY,
+) -> None:
+    """Join the votes of a Collection into grade probabilities: grades.jsonl, which `train.py` reads."""
+    from artgate.labels.consensus import consensus
+    from artgate.labels.votes import read_votes
+
+    grades = consensus(read_votes(collection), method.value)
+    path = grades.save(collection)
+    typer.echo(f"{len(grades)} graded artworks in {path}")
+
+
+def _echo(line: dict[str, Any]) -> bool:
+    typer.echo(json.dumps(line))
+    return "error" in line
+
+
+def _write_lines(lines: Iterable[dict[str, Any]], out: Path) -> int:
+    from artgate.artworks.files import as_lines, write_atomic
+
+    kept = list(lines)
+    write_atomic(out, as_lines(kept))
+    return sum("error" in line for line in kept)
+
+
+def _print_table(lines: Iterator[dict[str, Any]]) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    failed = 0
+    table = Table("file", "score", "grade", "poor", "average", "good")
+    for line in lines:
+        if "error" in line:
+            failed += 1
+            table.add_row(escape(line["file"]), "", f"[red]{escape(line['error'])}[/red]", "", "", "")
+        else:
+            shares = (f"{line['probabilities'][grade]:.2f}" for grade in ("poor", "average", "good"))
+            table.add_row(escape(line["file"]), f"{line['score']:.3f}", line["grade"], *shares)
+    Console().print(table)
+    return failed
+
+
+if __name__ == "__main__":
+    main()

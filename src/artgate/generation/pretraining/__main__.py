@@ -1,0 +1,83 @@
+"""`python -m artgate.generation.pretraining --images ../shared/agiqa3k --out DIR`: train the embedded text-to-image model.
+
+Each stage keeps its result under `--work`, so that a stopped run goes on with the next stage.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from artgate.generation.pretraining.autoencoder import encode_variants, train_autoencoder
+from artgate.generation.pretraining.denoiser import Denoiser, noise_schedule, train_denoiser
+from artgate.generation.pretraining.pictures import GRADE_WORDS, Pictures, load_pictures
+from artgate.generation.pretraining.text import new_text_encoder, new_tokenizer
+
+
+def main() -> None:
+    """Pictures, autoencoder, latents, text, denoiser, pipeline folder: in this order."""
+    options = _options()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    pictures = load_pictures(options.images, options.least_quality)
+    autoencoder = _autoencoder(pictures, options)
+    latents = encode_variants(autoencoder, pictures, variants=4, seed=options.seed)
+    scale = float(1 / latents.std())
+    autoencoder.register_to_config(scaling_factor=scale)
+    captions = [*pictures.prompts, *GRADE_WORDS]
+    tokenizer = new_tokenizer(captions, options.work / "tokenizer")
+
+    def save(denoiser: Denoiser) -> None:
+        save_pipeline(autoencoder, denoiser, tokenizer, options.out)
+
+    torch.manual_seed(options.seed)
+    save(
+        train_denoiser(
+            latents * scale, pictures, tokenizer, new_text_encoder(tokenizer), 60 * options.denoiser_minutes, options.seed, save
+        )
+    )
+
+
+def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> AutoencoderKL:
+    kept = options.work / "autoencoder"
+    if not kept.exists():
+        train_autoencoder(pictures, 60 * options.autoencoder_minutes, options.seed).save_pretrained(kept)
+    return AutoencoderKL.from_pretrained(kept).eval()
+
+
+def save_pipeline(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write a StableDiffusionPipeline folder in float16."""
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=tokenizer,
+        unet=denoiser.unet,
+        scheduler=noise_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    half = {name: part.half() for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    pipeline.save_pretrained(out, safe_serialization=True)
+    for part in half.values():
+        part.float()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="the AGIQA-3K folder: data.csv and images/")
+    parser.add_argument("--out", type=Path, required=True, help="where the pipeline folder goes")
+    parser.add_argument("--work", type=Path, default=Path("outputs/pretraining"), help="results of the stages")
+    parser.add_argument("--least-quality", type=float, default=1.5, help="leave out images rated lower (0 to 4.5)")
+    parser.add_argument("--autoencoder-minutes", type=float, default=25)
+    parser.add_argument("--denoiser-minutes", type=float, default=80)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The embedded autoencoder: 64 px pictures to 8 x 8 x 8 latents and back."""
+
+import logging
+import time
+
+import numpy as np
+import timm
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from artgate.generation.pretraining.pictures import MARGIN_SIDE, SIDE, Pictures
+
+log = logging.getLogger(__name__)
+
+MINIBATCH = 24
+FEATURE_WEIGHT = 0.04
+KL_WEIGHT = 3e-4
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """An untrained f8 autoencoder with 8 latent channels, 4.5 M parameters."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 64, 128, 128),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=16,
+        sample_size=SIDE,
+    )
+
+
+def train_autoencoder(pictures: Pictures, seconds: float, seed: int) -> AutoencoderKL:
+    """L1 in pixels and in the early features of an ImageNet network, for `seconds` of wall time."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = new_autoencoder().to(memory_format=torch.channels_last)
+    features = _feature_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    start, step, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        done = (time.monotonic() - start) / seconds
+        for group in optimizer.param_groups:
+            group["lr"] = 1.2e-3 * min(1.0, (step + 1) / 200) * max(0.02, 1 - done) ** 0.5
+        images = random_crops(pictures.pixels, rng.integers(len(pictures.pixels), size=MINIBATCH), rng)  # (B, 3, S, S)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(images).latent_dist
+            decoded = model.decode(posterior.sample()).sample
+            feature_loss = torch.stack(
+                [F.l1_loss(a.float(), b.float()) for a, b in zip(features(decoded), features(images), strict=True)]
+            ).mean()
+        pixel_loss = F.l1_loss(decoded.float(), images)
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        loss = pixel_loss + FEATURE_WEIGHT * feature_loss + KL_WEIGHT * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            log.info("autoencoder %4.0f %% step %d L1 %.4f features %.3f KL %.2f", 100 * done, step, pixel_loss.item(), feature_loss.item(), kl.item())
+    return model.eval()
+
+
+def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """(B, 3, SIDE, SIDE) in [-1, 1]: a random window of each picture, mirrored half of the time."""
+    offsets = rng.integers(MARGIN_SIDE - SIDE + 1, size=(len(index), 2))
+    crops = np.stack([pixels[i, y : y + SIDE, x : x + SIDE] for i, (y, x) in zip(index, offsets, strict=True)])  # (B, S, S, 3)
+    mirrored = rng.random(len(index)) < 0.5
+    crops[mirrored] = crops[mirrored, :, ::-1]
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _feature_network() -> nn.Module:
+    """The first three stages of the embedded ImageNet encoder, frozen."""
+    from artgate.generation.pretraining.imagenet import imagenet_state_dict
+
+    network = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2))
+    network.load_state_dict(imagenet_state_dict(), strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def encode_variants(model: AutoencoderKL, pictures: Pictures, variants: int, seed: int) -> Tensor:
+    """(variants, N, 8, 8, 8) latents of differently cropped and mirrored copies of all pictures."""
+    rng = np.random.default_rng(seed)
+    index = np.arange(len(pictures.pixels))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        return torch.stack(
+            [
+                torch.cat([model.encode(random_crops(pictures.pixels, part, rng)).latent_dist.mean.float() for part in np.array_split(index, 40)])
+                for _ in range(variants)
+            ]
+        ).clone()

@@ -1,0 +1,139 @@
+"""The embedded U-Net: trained on latents and captions, together with the text encoder."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from artgate.generation.pretraining.pictures import Pictures, caption
+from artgate.generation.pretraining.text import MAX_TOKENS
+
+log = logging.getLogger(__name__)
+
+MINIBATCH = 48
+CAPTIONS_PER_PICTURE = 16  # captions are drawn and tokenised once, ahead of training
+LEARNING_RATE = 6e-4
+
+
+@dataclass
+class Denoiser:
+    """The trained pair."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+
+
+def new_unet() -> UNet2DConditionModel:
+    """An untrained single-level U-Net over 8 x 8 latents: 192 channels, attention throughout, 8.8 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(192,),
+        layers_per_block=1,
+        transformer_layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with the velocity as the model's target."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def train_denoiser(
+    latents: Tensor,
+    pictures: Pictures,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    seconds: float,
+    seed: int,
+    save: Callable[[Denoiser], None],
+) -> Denoiser:
+    """Velocity regression with timesteps drawn around the middle of the schedule, for `seconds` of wall time.
+
+    latents: (variants, N, 8, 8, 8), scaled to unit variance. `save` gets the averaged weights every few minutes.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    tokens = _tokenise(pictures, tokenizer, rng)  # (N, CAPTIONS_PER_PICTURE, L)
+    model = nn.ModuleDict({"unet": new_unet(), "text_encoder": text_encoder})
+    average = copy.deepcopy(model).requires_grad_(False)
+    schedule = noise_schedule()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    start, saved, step, done, smooth = time.monotonic(), time.monotonic(), 0, 0.0, 1.0
+    while done < 1:
+        done = (time.monotonic() - start) / seconds
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 500) * min(1.0, max(0.02, 2 * (1 - done)))
+        which = torch.from_numpy(rng.integers(latents.shape[1], size=MINIBATCH))
+        clean = latents[torch.from_numpy(rng.integers(latents.shape[0], size=MINIBATCH)), which]  # (B, 8, 8, 8)
+        text = tokens[which, torch.from_numpy(rng.integers(tokens.shape[1], size=MINIBATCH))]  # (B, L)
+        timesteps = _timesteps(MINIBATCH)
+        noise = torch.randn_like(clean)
+        noisy = schedule.add_noise(clean, noise, timesteps)
+        target = schedule.get_velocity(clean, noise, timesteps)
+        with torch.autocast("cpu", torch.bfloat16):
+            conditioning = model["text_encoder"](text).last_hidden_state  # (B, L, 192)
+            predicted = model["unet"](noisy, timesteps, conditioning).sample
+        loss = F.mse_loss(predicted.float(), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _update_average(average, model, min(0.9995, (1 + step) / (20 + step)))
+        smooth += 0.01 * (float(loss.detach()) - smooth)
+        if step % 100 == 0:
+            log.info("denoiser %4.0f %% step %d loss %.4f %.1f images/s", 100 * done, step, smooth, step * MINIBATCH / (time.monotonic() - start))
+        if time.monotonic() - saved > 240:
+            saved = time.monotonic()
+            save(_as_denoiser(average))
+    return _as_denoiser(average)
+
+
+def _timesteps(count: int) -> Tensor:
+    """Logit-normal over the schedule, with a uniform tenth so that no timestep is forgotten."""
+    middle = torch.sigmoid(torch.randn(count))
+    uniform = torch.rand(count)
+    return (torch.where(torch.rand(count) < 0.1, uniform, middle) * 1000).long().clamp(0, 999)
+
+
+def _tokenise(pictures: Pictures, tokenizer: CLIPTokenizer, rng: np.random.Generator) -> Tensor:
+    """(N, CAPTIONS_PER_PICTURE, L) token ids of captions drawn for every picture."""
+    captions = [
+        caption(prompt, quality, rng)
+        for prompt, quality in zip(pictures.prompts, pictures.quality, strict=True)
+        for _ in range(CAPTIONS_PER_PICTURE)
+    ]
+    ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return ids.view(len(pictures.prompts), CAPTIONS_PER_PICTURE, MAX_TOKENS)
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _as_denoiser(average: nn.ModuleDict) -> Denoiser:
+    return Denoiser(average["unet"].eval(), average["text_encoder"].eval())

@@ -1,0 +1,31 @@
+"""What all tests share: bounded threads, no network, the real data where it is, and the painted sample."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: tests run on two cores beside other work, and reach no hub and no W&B server.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def agiqa3k() -> Path:
+    """The AGIQA-3K folder (data.csv, images/), or a skip that says where it was looked for."""
+    folder = Path(os.environ.get("ARTGATE_AGIQA3K", ROOT.parent / "shared" / "agiqa3k"))
+    if not (folder / "data.csv").is_file():
+        pytest.skip(f"AGIQA-3K is not at {folder}: set ARTGATE_AGIQA3K to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """The painted sample of 48 artworks with planted defects; read only."""
+    from artgate.artworks.sample import make_sample
+
+    return make_sample(tmp_path_factory.mktemp("sample") / "sample", n=48)
