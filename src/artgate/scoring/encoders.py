@@ -1,0 +1,189 @@
+"""Frozen image encoders and their fingerprint.
+
+`build_encoder(config)` makes one of three kinds: `open_clip`, `timm`, or `embedded` (an EfficientNet-Lite0 that comes in
+a wheel, for use without a network).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from artgate.config import validated
+from artgate.errors import UserError
+from artgate.scoring.backbones import Backbone, embedded_backbone, open_clip_backbone, timm_backbone
+from artgate.scoring.preprocessing import FITS, Preprocessing
+
+KINDS = ("open_clip", "timm", "embedded")
+FEATURES = ("last", "stages", "last+stages")
+PRECISIONS = ("float32", "bfloat16")
+MINIBATCH = 16
+# Raised when the code that turns images into features changes what it computes.
+RECIPE = 1
+
+
+@dataclass
+class EncoderConfig:
+    """What there is to set.
+
+    model: name in open_clip or timm. pretrained: open_clip's tag. checkpoint: a local weights file instead of a
+    download. features: `last` pooled layer, mean and std of all `stages`, or `last+stages` (not open_clip).
+    sizes: sides of the square views in pixels; None is the model's own. fit: `squash` or `crop` to a square; None is
+    open_clip's own way, and squash otherwise. precision: bfloat16 is faster where the hardware has it.
+    device: `auto`, or torch's name of one.
+    """
+
+    kind: str
+    model: str | None = None
+    pretrained: str | None = None
+    checkpoint: str | None = None
+    features: str | None = None
+    sizes: list[int] | None = None
+    fit: str | None = None
+    precision: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, KINDS)
+        _check_choice("precision", self.precision, PRECISIONS)
+        if self.fit is not None:
+            _check_choice("fit", self.fit, FITS)
+        if self.features is not None:
+            _check_choice("features", self.features, FEATURES)
+        if self.kind != "embedded" and not self.model:
+            raise UserError(f"encoder.model is missing: name a model of {self.kind}")
+        if self.kind == "open_clip" and (self.features or "last") != "last":
+            raise UserError(
+                f"encoder.features {self.features} is for timm models: open_clip's feature is its last layer"
+            )
+        if self.sizes is not None and not (self.sizes and all(32 <= size <= 2048 for size in self.sizes)):
+            raise UserError(
+                f"encoder.sizes {self.sizes} are not one or more sides in [32, 2048] pixels: set them within"
+            )
+
+
+def build_encoder(config: Mapping[str, Any]) -> "Encoder":
+    """The encoder that `config` (the keys of `EncoderConfig`) describes, with real weights, ready on its device.
+
+    Raises UserError, with the cure, for a wrong setting and for weights that are missing or do not fit.
+    """
+    settings = validated(EncoderConfig, config, "encoder")
+    backbone = _backbone(settings)
+    sizes = settings.sizes or ([224, 448] if settings.kind == "embedded" else [backbone.size])
+    preprocessing = Preprocessing(
+        tuple(sizes), backbone.mean, backbone.std, backbone.interpolation, settings.fit or backbone.fit
+    )
+    return Encoder(backbone, preprocessing, asdict(settings))
+
+
+class Encoder:
+    """Images → (N, D) float32 features, always in inference mode.
+
+    An image's features do not depend on what else is in its minibatch (to 1e-5).
+    name: the model and its tag. dim: D. config: rebuilds the encoder. fingerprint: hex sha256 over all that features
+    depend on (name, weights, preprocessing, sizes, feature recipe, normalisation, precision), and not on where the
+    weights came from, nor on the device.
+    """
+
+    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, config: dict[str, Any]):
+        self.name = backbone.name
+        self.preprocessing = preprocessing
+        self.config = config
+        self.device = _device(config["device"])
+        self.fingerprint = _fingerprint(backbone, preprocessing, config["precision"])
+        self._network = backbone.network.eval().requires_grad_(False)
+        self._network = self._network.to(device=self.device, memory_format=torch.channels_last)
+        self.dim = self._measure_dim()
+
+    def preprocess(self, image: Image.Image) -> tuple[Tensor, ...]:
+        """One (size, size, 3) uint8 tensor a size, on the CPU: safe and meant to run in a loader's workers."""
+        return self.preprocessing(image)
+
+    @staticmethod
+    def collate(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Preprocessed images → the minibatch that `encode` takes: one (B, size, size, 3) uint8 tensor a size."""
+        return tuple(torch.stack(views) for views in zip(*items, strict=True))
+
+    @torch.inference_mode()
+    def encode(self, minibatch: Sequence[Tensor]) -> Tensor:
+        """minibatch: one (B, size, size, 3) uint8 tensor a size. Returns (B, D) float32 on the CPU."""
+        views = [self.preprocessing.normalise(view.to(self.device, non_blocking=True)) for view in minibatch]
+        half = self.config["precision"] == "bfloat16"
+        # cuDNN rounds float32 convolutions to 10 bits unless told not to: float32 means float32.
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+            torch.backends.cudnn.flags(allow_tf32=half),
+        ):
+            features = [self._network(view).float() for view in views]
+        return torch.cat(features, dim=1).cpu()  # (B, D)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """(N, D) float32 features of RGB images, on the CPU; no images give (0, D)."""
+        parts = [torch.empty(0, self.dim)]
+        for start in range(0, len(images), MINIBATCH):
+            parts.append(self.encode(self.collate([self.preprocess(i) for i in images[start : start + MINIBATCH]])))
+        return torch.cat(parts)  # (N, D)
+
+    def _measure_dim(self) -> int:
+        black = [torch.zeros(1, size, size, 3, dtype=torch.uint8) for size in self.preprocessing.sizes]
+        try:
+            return self.encode(black).shape[1]
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"encoder.sizes {list(self.preprocessing.sizes)} do not suit {self.name} ({error}): "
+                "leave sizes out for the model's own"
+            ) from error
+
+
+def _backbone(settings: EncoderConfig) -> Backbone:
+    if settings.kind == "open_clip":
+        return open_clip_backbone(str(settings.model), settings.pretrained, settings.checkpoint)
+    if settings.kind == "timm":
+        return timm_backbone(str(settings.model), settings.checkpoint, settings.features or "last")
+    return embedded_backbone(settings.checkpoint, settings.features or "last+stages")
+
+
+def _fingerprint(backbone: Backbone, preprocessing: Preprocessing, precision: str) -> str:
+    identity = {
+        "recipe": RECIPE,
+        "name": backbone.name,
+        "weights": weights_sha256(backbone.network),
+        "preprocessing": asdict(preprocessing),
+        "features": backbone.features,
+        "normalisation": backbone.normalisation,
+        "precision": precision,
+        # Two activations share weights and names in open_clip.
+        "quick_gelu": any(type(module).__name__ == "QuickGELU" for module in backbone.network.modules()),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Hex sha256 over the names, types, shapes and values of a network's parameters and buffers (on the CPU)."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"encoder.device {name!r} is no device: use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"encoder.device {name}: torch finds no CUDA GPU here; use auto or cpu")
+    return device
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"encoder.{key} {value!r} is not one of {', '.join(choices)}: choose from these")

@@ -1,0 +1,123 @@
+"""(N, D) features of a Collection's artworks: computed once, kept by image_id and encoder fingerprint."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from artgate.artworks.collection import Collection
+from artgate.errors import UserError
+from artgate.scoring.encoders import Encoder
+from artgate.scoring.feature_store import Features, FeatureStore
+
+SHARD_SECONDS = 10.0  # what a kill may cost
+
+Computed = Iterator[tuple[list[str], Features]]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def extract_features(
+    collection: Collection,
+    encoder: Encoder,
+    image_ids: Sequence[str],
+    cache_dir: Path | str,
+    workers: int = 0,
+    minibatch: int = 8,
+) -> Features:
+    """(N, D) float32 features of the artworks `image_ids`, in this order.
+
+    What the cache does not hold is computed, and appended to it as it comes: a killed run goes on where it was, to
+    `SHARD_SECONDS`. workers: threads that each decode, preprocess and encode; 0 chooses. minibatch: images to a
+    forward pass; the last is padded, so that features do not depend on what was cached before.
+    Raises UserError for an image_id that is not in the Collection and for an image that cannot be read.
+    """
+    unknown = [image_id for image_id in image_ids if image_id not in collection]
+    if unknown:
+        raise UserError(f"image_id {unknown[0]!r} is not in {collection.root} ({len(unknown)} such): check the ids")
+    store = FeatureStore(cache_dir, encoder.fingerprint, encoder.dim, _description(encoder))
+    found = store.read(image_ids)
+    missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
+    with closing(_computed(collection, encoder, missing, workers, minibatch)) as computed:
+        for chunk, features in _in_shards(_with_progress(computed, len(missing))):
+            store.write(chunk, features)
+            found |= dict(zip(chunk, features, strict=True))
+    rows = [found[image_id] for image_id in image_ids]
+    return np.stack(rows) if rows else np.empty((0, encoder.dim), np.float32)  # (N, D)
+
+
+def _computed(
+    collection: Collection, encoder: Encoder, image_ids: Sequence[str], workers: int, minibatch: int
+) -> Generator[tuple[list[str], Features]]:
+    """(ids, (n, D)) a minibatch, in order.
+
+    On a CPU every thread does a whole minibatch, with its share of the cores: reading, decoding and encoding of
+    different minibatches overlap, and no core waits for another as they do within one parallel forward pass.
+    """
+    chunks = [list(image_ids[start : start + minibatch]) for start in range(0, len(image_ids), minibatch)]
+    cores = torch.get_num_threads()
+    workers = workers or min(cores, 8)
+
+    def features_of(chunk: list[str]) -> Features:
+        views = [encoder.preprocess(collection.image(collection[image_id])) for image_id in chunk]
+        padding = [views[-1]] * (minibatch - len(views))
+        return encoder.encode(encoder.collate(views + padding))[: len(chunk)].numpy()
+
+    if not chunks:
+        return
+    threads = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (max(1, cores // workers),))
+    try:
+        yield from zip(chunks, _in_order(threads, features_of, chunks, ahead=2 * workers), strict=True)
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
+def _in_order(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """As `threads.map`, but never more than `ahead` items before the consumer, so that memory stays bounded."""
+    running: deque[Future[R]] = deque()
+    for item in items:
+        running.append(threads.submit(function, item))
+        if len(running) == ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _in_shards(computed: Computed) -> Computed:
+    """Minibatches joined until a shard is worth its file, by time: fast encoders get large shards."""
+    ids: list[str] = []
+    parts: list[Features] = []
+    started = time.monotonic()
+    for chunk, features in computed:
+        ids += chunk
+        parts.append(features)
+        if time.monotonic() - started >= SHARD_SECONDS:
+            yield ids, np.concatenate(parts)
+            ids, parts, started = [], [], time.monotonic()
+    if ids:
+        yield ids, np.concatenate(parts)
+
+
+def _with_progress(computed: Computed, total: int) -> Computed:
+    # disable=None: silent where stderr is not a terminal.
+    with tqdm(total=total, desc="features", unit=" images", disable=None if total else True) as bar:
+        for chunk, features in computed:
+            bar.update(len(chunk))
+            yield chunk, features
+
+
+def _description(encoder: Encoder) -> dict[str, object]:
+    return {
+        "name": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+        "config": {key: value for key, value in encoder.config.items() if key != "device"},
+    }
