@@ -82,7 +82,8 @@ class Collection:
     def add(self, data: bytes, provenance: Provenance = Provenance(), name: str | None = None) -> Artwork:  # noqa: B008
         """Add one image file; when this returns, the artwork is on the disk.
 
-        The same bytes twice give the artwork already held. Raises Refused, after a line in drops.jsonl, for what `decode` refuses and for what was purged.
+        The same bytes twice give the artwork already held. Raises Refused, after a line in drops.jsonl, for what
+        `decode` refuses and for what was purged.
         """
         (result,) = self.add_many([NewArtwork(data, provenance, name)])
         if isinstance(result, Refused):

@@ -2,7 +2,8 @@
 
 import io
 import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -51,18 +52,24 @@ def decode(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ima
     _check_suffix(format, name)
     if _is_cut_short(data, format):
         raise Refused("truncated", f"the {format} data ends before its end marker")
+    with open_image(data, limits) as image, _corrupt_if_it_raises(format):
+        _check_kind(image, data, format)
+        image.load()
+        return _opaque_rgb(_upright(image))
+
+
+def open_image(data: bytes, limits: Limits = LIMITS) -> Image.Image:
+    """A PNG, JPEG or WebP image with its header read and its size judged, its pixels not yet decoded."""
+    format = sniff(data)
+    if format is None:
+        raise _not_taken(data)
     if format == "WEBP":
         # Pillow's WebP reader allocates the canvas when it opens the file, so the size is read here first.
         _check_size(_webp_size(data), limits)
-    try:
-        return _open_and_load(data, format, limits)
-    except Refused:
-        raise
-    except MemoryError:
-        raise Refused("too-many-pixels", "there was not enough memory to decode it") from None
-    # A hostile file can make a decoder raise nearly anything; nothing but this file is at stake.
-    except Exception as error:
-        raise Refused("corrupt", f"the {format} data cannot be decoded: {error}") from None
+    with _corrupt_if_it_raises(format):
+        image = Image.open(io.BytesIO(data), formats=(format,))
+    _check_size(image.size, limits)
+    return image
 
 
 def sniff(data: bytes) -> str | None:
@@ -76,13 +83,17 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def _open_and_load(data: bytes, format: str, limits: Limits) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=(format,)) as image:
-        _check_size(image.size, limits)
-        _check_kind(image, data, format)
-        image.load()
-        upright = _upright(image)
-    return _opaque_rgb(upright)
+@contextmanager
+def _corrupt_if_it_raises(format: str) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except MemoryError:
+        raise Refused("too-many-pixels", "there was not enough memory to decode it") from None
+    # A hostile file can make a decoder raise nearly anything; nothing but this file is at stake.
+    except Exception as error:
+        raise Refused("corrupt", f"the {format} data cannot be decoded: {error}") from None
 
 
 def _not_taken(data: bytes) -> Refused:
@@ -171,7 +182,7 @@ def _check_kind(image: Image.Image, data: bytes, format: str) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image) or image
-    except (ValueError, TypeError, SyntaxError, KeyError, OSError, struct.error, zlib.error):
+    except Exception:
         return image  # unreadable EXIF cannot say which way is up
 
 

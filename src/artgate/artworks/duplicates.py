@@ -87,7 +87,7 @@ def _components_within(distinct: Hashes, radius: int) -> Labels:
     edges: list[NDArray[np.int64]] = []
     for start in range(0, len(distinct), QUERY_ROWS):
         for view in range(distinct.shape[1]):
-            edges.append(index.pairs(distinct[start : start + QUERY_ROWS, view]) + [[start], [0]])  # (2, E)
+            edges.append(index.pairs(distinct[start : start + QUERY_ROWS, view], start))  # (2, E)
         if sum(part.shape[1] for part in edges) > MOST_EDGES:
             components, edges = _join(components, edges), []
     return _join(components, edges)
@@ -125,15 +125,16 @@ class _Index:
         self.index.nflip = radius // WORDS
         self.index.add(_shuffled(hashes))
 
-    def pairs(self, queries: Hashes) -> NDArray[np.int64]:
-        """(2, E): (row of the query, row of the index) at most `radius` bits apart."""
+    def pairs(self, queries: Hashes, first: int) -> NDArray[np.int64]:
+        """(2, E): rows of queries (numbered from `first`) and of the index that are at most `radius` bits apart."""
         limits, _, found = self.index.range_search(_shuffled(queries), self.radius + 1)  # faiss: strictly below
-        return np.stack([np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), found])
+        return np.stack([np.repeat(first + np.arange(len(queries)), np.diff(limits.astype(np.int64))), found])
 
 
 def _shuffled(hashes: Hashes) -> Hashes:
     """The hashes with their bits in one fixed random order: neighbours in a PDQ hash depend on each other, and words
-    made of them would crowd a few buckets."""
+    made of them would crowd a few buckets.
+    """
     order = np.random.default_rng(0).permutation(BITS)
     return np.packbits(np.unpackbits(hashes, axis=1)[:, order], axis=1)
 
