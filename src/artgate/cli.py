@@ -67,7 +67,9 @@ def import_(
 @app.command()
 def duplicates(
     collection: CollectionArgument,
-    radius: Annotated[int | None, typer.Option(help="Hamming radius in bits, of 256; without it the measured one.")] = None,
+    radius: Annotated[
+        int | None, typer.Option(help="Hamming radius in bits, of 256; without it the measured one.")
+    ] = None,
 ) -> None:
     """List groups of near-duplicates: one JSON line a group, with the files in it."""
     from artgate.artworks.collection import Collection
@@ -160,7 +162,9 @@ def label_import(
 @label.command("consensus")
 def label_consensus(
     collection: CollectionArgument,
-    method: Annotated[Method, typer.Option(help="Vote shares, or annotators weighed by their confusions.")] = Method.MAJORITY,
+    method: Annotated[
+        Method, typer.Option(help="Vote shares, or annotators weighed by their confusions.")
+    ] = Method.MAJORITY,
 ) -> None:
     """Join the votes of a Collection into grade probabilities: grades.jsonl, which `train.py` reads."""
     from artgate.labels.consensus import consensus

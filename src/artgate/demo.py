@@ -102,7 +102,9 @@ def train(demo: Path) -> None:
 
 def generate(demo: Path) -> dict[str, Any]:
     """A batch of accepted artworks, gated by the shipped scorer."""
-    _stage("generate", f"until {TARGET} are accepted: embedded image model, shipped scorer (AGIQA-3K) as gate, Real-ESRGAN")
+    _stage(
+        "generate", f"until {TARGET} are accepted: embedded image model, shipped scorer (AGIQA-3K) as gate, Real-ESRGAN"
+    )
     batch = demo / "batch"
     _run([sys.executable, "generate.py", "experiment=demo", f"target={TARGET}", f"seed={SEED}", f"batch_dir={batch}"])
     summary: dict[str, Any] = json.loads((batch / "summary.json").read_text())
@@ -114,23 +116,39 @@ def conclude(demo: Path, summary: dict[str, Any], seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    candidates, accepted = summary["candidates"] - summary["failed"], summary["accepted"]
-    scores = _scores(demo / "batch" / "candidates.jsonl")
-    table = Table(title="What the gate changes (by the scorer's own judgement)")
-    for column in ("", "delivered", "acceptable", "yield of what is delivered", "mean score", "denoiser evaluations each"):
-        table.add_column(column, justify="left" if not column else "right")
-    if candidates and accepted:
-        each = summary["evaluations"] / candidates
-        table.add_row(
-            "without", f"{candidates}", f"{accepted}", f"{accepted / candidates:.0%}", f"{_mean(scores['all']):.3f}", f"{each:.0f}"
-        )
-        table.add_row(
-            "with", f"{accepted}", f"{accepted}", "100%", f"{_mean(scores['accepted']):.3f}", f"{summary['evaluations_per_accepted']:.0f}"
-        )
+    table = Table("", "without the gate", "with the gate", title="By the scorer's own judgement")
+    for row in comparison(summary, _scores(demo / "batch" / "candidates.jsonl")):
+        table.add_row(*row)
     Console().print(table)
-    _say(f"cost per accepted: {summary['evaluations_per_accepted']:.0f} denoiser evaluations, {summary['seconds_per_accepted']:.1f} s")
     write_atomic(demo / "demo.json", json.dumps({"seconds": round(seconds, 1), "summary": summary}, indent=2))
     _say(f"done in {seconds:.0f} s; look at the gallery: {(demo / 'batch' / 'gallery.html').resolve().as_uri()}")
+
+
+def comparison(summary: dict[str, Any], scores: dict[str, list[float]]) -> list[tuple[str, str, str]]:
+    """Rows (what, without the gate, with the gate). Without it every candidate would be delivered and enlarged."""
+    candidates, accepted = len(scores["all"]), len(scores["accepted"])
+    enlarging = summary["seconds"].get("upscale", 0.0) / max(accepted, 1)
+    total = sum(summary["seconds"].values())
+    return [
+        ("delivered", f"{candidates}", f"{accepted}"),
+        ("of these acceptable (yield)", _share(accepted, candidates), _share(accepted, accepted)),
+        ("mean score", _mean(scores["all"]), _mean(scores["accepted"])),
+        ("denoiser evaluations per acceptable", *2 * [_each(summary["evaluations"], accepted, 0)]),
+        ("pictures enlarged per acceptable", _each(candidates, accepted, 1), _each(accepted, accepted, 1)),
+        (
+            "seconds per acceptable",
+            _each(total + enlarging * (candidates - accepted), accepted, 1),
+            _each(total, accepted, 1),
+        ),
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "none"
+
+
+def _each(total: float, accepted: int, digits: int) -> str:
+    return f"{total / accepted:.{digits}f}" if accepted else "none accepted"
 
 
 def _scores(ledger: Path) -> dict[str, list[float]]:
@@ -142,8 +160,8 @@ def _scores(ledger: Path) -> dict[str, list[float]]:
     }
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else "none"
 
 
 def _run(command: list[str], cwd: Path | None = None) -> None:
@@ -152,7 +170,9 @@ def _run(command: list[str], cwd: Path | None = None) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     done = subprocess.run(command, cwd=cwd, env=environment, check=False)
     if done.returncode:
-        raise UserError(f"{shlex.join(shown)} ended with status {done.returncode}: its message is above; `make demo` goes on from here")
+        raise UserError(
+            f"{shlex.join(shown)} ended with status {done.returncode}: see above; `make demo` goes on from here"
+        )
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

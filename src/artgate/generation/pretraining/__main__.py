@@ -1,11 +1,13 @@
-"""`python -m artgate.generation.pretraining --images ../shared/agiqa3k --out DIR`: train the embedded text-to-image model.
+"""Train the embedded text-to-image model: `python -m artgate.generation.pretraining --images DIR --out DIR`.
 
 Each stage keeps its result under `--work`, so that a stopped run goes on with the next stage.
 """
 
 import argparse
+import copy
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -36,7 +38,13 @@ def main() -> None:
     torch.manual_seed(options.seed)
     save(
         train_denoiser(
-            latents * scale, pictures, tokenizer, new_text_encoder(tokenizer), 60 * options.denoiser_minutes, options.seed, save
+            latents * scale,
+            pictures,
+            tokenizer,
+            new_text_encoder(tokenizer),
+            60 * options.denoiser_minutes,
+            options.seed,
+            save,
         )
     )
 
@@ -50,20 +58,20 @@ def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> Autoencoder
 
 def save_pipeline(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write a StableDiffusionPipeline folder in float16."""
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=denoiser.text_encoder,
+
+    def half(part: torch.nn.Module) -> Any:
+        return copy.deepcopy(part).half()  # training goes on with the original
+
+    StableDiffusionPipeline(
+        vae=half(autoencoder),
+        text_encoder=half(denoiser.text_encoder),
         tokenizer=tokenizer,
-        unet=denoiser.unet,
+        unet=half(denoiser.unet),
         scheduler=noise_schedule(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
-    half = {name: part.half() for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    pipeline.save_pretrained(out, safe_serialization=True)
-    for part in half.values():
-        part.float()
+    ).save_pretrained(out, safe_serialization=True)
 
 
 def _options() -> argparse.Namespace:

@@ -60,14 +60,23 @@ def train_autoencoder(pictures: Pictures, seconds: float, seed: int) -> Autoenco
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            log.info("autoencoder %4.0f %% step %d L1 %.4f features %.3f KL %.2f", 100 * done, step, pixel_loss.item(), feature_loss.item(), kl.item())
+            log.info(
+                "autoencoder %4.0f %% step %d L1 %.4f features %.3f KL %.2f",
+                100 * done,
+                step,
+                pixel_loss.item(),
+                feature_loss.item(),
+                kl.item(),
+            )
     return model.eval()
 
 
 def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> Tensor:
     """(B, 3, SIDE, SIDE) in [-1, 1]: a random window of each picture, mirrored half of the time."""
     offsets = rng.integers(MARGIN_SIDE - SIDE + 1, size=(len(index), 2))
-    crops = np.stack([pixels[i, y : y + SIDE, x : x + SIDE] for i, (y, x) in zip(index, offsets, strict=True)])  # (B, S, S, 3)
+    crops = np.stack(
+        [pixels[i, y : y + SIDE, x : x + SIDE] for i, (y, x) in zip(index, offsets, strict=True)]
+    )  # (B, S, S, 3)
     mirrored = rng.random(len(index)) < 0.5
     crops[mirrored] = crops[mirrored, :, ::-1]
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -89,7 +98,12 @@ def encode_variants(model: AutoencoderKL, pictures: Pictures, variants: int, see
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         return torch.stack(
             [
-                torch.cat([model.encode(random_crops(pictures.pixels, part, rng)).latent_dist.mean.float() for part in np.array_split(index, 40)])
+                torch.cat(
+                    [
+                        model.encode(random_crops(pictures.pixels, part, rng)).latent_dist.mean.float()
+                        for part in np.array_split(index, 40)
+                    ]
+                )
                 for _ in range(variants)
             ]
         ).clone()

@@ -105,7 +105,13 @@ def train_denoiser(
         _update_average(average, model, min(0.9995, (1 + step) / (20 + step)))
         smooth += 0.01 * (float(loss.detach()) - smooth)
         if step % 100 == 0:
-            log.info("denoiser %4.0f %% step %d loss %.4f %.1f images/s", 100 * done, step, smooth, step * MINIBATCH / (time.monotonic() - start))
+            log.info(
+                "denoiser %4.0f %% step %d loss %.4f %.1f images/s",
+                100 * done,
+                step,
+                smooth,
+                step * MINIBATCH / (time.monotonic() - start),
+            )
         if time.monotonic() - saved > 240:
             saved = time.monotonic()
             save(_as_denoiser(average))
@@ -126,7 +132,9 @@ def _tokenise(pictures: Pictures, tokenizer: CLIPTokenizer, rng: np.random.Gener
         for prompt, quality in zip(pictures.prompts, pictures.quality, strict=True)
         for _ in range(CAPTIONS_PER_PICTURE)
     ]
-    ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    ids = tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
     return ids.view(len(pictures.prompts), CAPTIONS_PER_PICTURE, MAX_TOKENS)
 
 
