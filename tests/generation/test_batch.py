@@ -208,11 +208,14 @@ def test_wilson_interval_against_published_values():
 
 def test_the_summary_adds_up_the_ledger_and_the_sessions(tmp_path: Path):
     lines = run(tmp_path, SCORE, target=3)
-    sessions = [{"seconds": {"load": 2.0}, "evaluations": 3}, {"seconds": {"load": 1.0, "denoise": 0.25}, "evaluations": 0}]
+    begun = {"event": "begun", "seconds": {"load": 1.5}, "evaluations": 0}
+    ended = {"event": "ended", "seconds": {"denoise": 0.25}, "evaluations": 3}
+    sessions = [begun, ended, begun]  # the second one was killed
     summary = summarise(lines, sessions, {"target": 3}, {"scorer": {"name": "s"}})
     n = len(lines)
     assert summary["accepted"] == 3 and summary["candidates"] == n and summary["yield"] == 3 / n
     assert summary["evaluations"] == 4 * n + 3
     assert summary["seconds"]["denoise"] == pytest.approx(0.5 * n + 0.25) and summary["seconds"]["load"] == 3.0
     assert summary["seconds_per_accepted"] == pytest.approx((0.5 * n + 3.25) / 3)
+    assert summary["sessions"] == 2
     assert summary["complete"] and not summarise(lines, sessions, {"target": 4}, {})["complete"]

@@ -37,7 +37,7 @@ def test_the_good_gate_looks_at_the_probability_of_good_alone():
 
 @pytest.mark.parametrize("score", [0.4999, 0.49999999])
 def test_a_reason_never_says_that_a_number_is_below_itself(score: float):
-    verdict = Gate(GateConfig(threshold=0.5)).decide(Scored(score))
+    verdict = Gate(GateConfig(kind="score", threshold=0.5)).decide(Scored(score))
     below, above = verdict.reason.removeprefix("score ").split(" < threshold ")
     assert not verdict.accepted and float(below) < float(above)
 
@@ -68,10 +68,10 @@ def test_best_of_keeps_k_and_none_better_is_left(scores: list[float], keep: int)
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"threshold": 1.2}, "gate.threshold 1.2 is outside [0, 1]"),
-        ({"threshold": float("nan")}, "gate.threshold nan is outside [0, 1]"),
-        ({"kind": "median"}, "gate.kind median is not one of score, good, best_of"),
-        ({"kind": "best_of", "keep": 3, "of": 2}, "gate.keep 3 is outside [1, gate.of = 2]"),
+        ({"kind": "score", "threshold": 1.2}, "gate.threshold 1.2 is outside [0, 1]"),
+        ({"kind": "score", "threshold": float("nan")}, "gate.threshold nan is outside [0, 1]"),
+        ({"kind": "median", "threshold": 0.5}, "gate.kind median is not one of score, good, best_of"),
+        ({"kind": "best_of", "threshold": 0, "keep": 3, "of": 2}, "gate.keep 3 is outside [1, gate.of = 2]"),
     ],
 )
 def test_settings_outside_their_limits_are_refused(settings: dict, told: str):

@@ -112,6 +112,8 @@ def produce(
     (verdict None: it failed) and returns its ledger line. put_off: a context in which interrupts wait.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
+    if batch.accepted >= target:
+        return
     failures: list[Line] = []
     for outcome, verdict in judged(outcomes, gate, batch.lines):
         try:

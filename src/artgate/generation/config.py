@@ -1,9 +1,7 @@
 """What `generate.py` can be told: the whole configuration and its limits, checked before anything heavy is loaded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-from omegaconf import MISSING
 
 from artgate.errors import UserError
 
@@ -20,8 +18,8 @@ class GateConfig:
     threshold: in [0, 1].
     """
 
-    kind: str = "score"
-    threshold: float = 0.5
+    kind: str
+    threshold: float
     keep: int = 1
     of: int = 1
 
@@ -33,7 +31,9 @@ class GateConfig:
                 f"gate.threshold {self.threshold} is outside [0, 1]: scores and probabilities lie in [0, 1], e.g. 0.5"
             )
         if not 1 <= self.keep <= self.of:
-            raise UserError(f"gate.keep {self.keep} is outside [1, gate.of = {self.of}]: keep at most as many as there are")
+            raise UserError(
+                f"gate.keep {self.keep} is outside [1, gate.of = {self.of}]: keep at most as many as there are"
+            )
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ApplicationConfig:
     upscaler makes; otherwise the enlarged image is shrunk to cover this size and cropped around its middle.
     """
 
-    name: str = "none"
+    name: str
     width: int | None = None
     height: int | None = None
     final_width: int | None = None
@@ -58,9 +58,8 @@ class ApplicationConfig:
         for key in ("width", "height"):
             side = getattr(self, key)
             if side is not None and (side % 8 or not 8 <= side <= LARGEST_SIDE):
-                raise UserError(
-                    f"application.{key} {side} is not a multiple of 8 in [8, {LARGEST_SIDE}]: try {max(8, side // 8 * 8)}"
-                )
+                near = min(max(8, side // 8 * 8), LARGEST_SIDE)
+                raise UserError(f"application.{key} {side} is not a multiple of 8 in [8, {LARGEST_SIDE}]: try {near}")
         for key in ("final_width", "final_height"):
             side = getattr(self, key)
             if side is not None and not 1 <= side <= LARGEST_SIDE:
@@ -72,28 +71,28 @@ class GenerateConfig:
     """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
 
     target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
-    batch_dir: the batch folder; None makes a dated one under `outputs`.
-    scorer: folder of a scorer made by train.py; None takes the one that is shipped.
-    keep_rejected: keep small pictures of the rejected for the gallery.
+    outputs: where dated batch folders are made. keep_rejected: keep small pictures of the rejected for the gallery.
     max_failures: candidates that may fail in a row before the run stops.
     progress_seconds: between progress lines where there is no terminal.
+    batch_dir: the batch folder; None makes a dated one in `outputs`.
+    scorer: folder of a scorer made by train.py; None takes the one that is shipped.
     """
 
-    target: int = MISSING
-    max_candidates: int = MISSING
-    seed: int = MISSING
+    target: int
+    max_candidates: int
+    seed: int
+    outputs: str
+    keep_rejected: bool
+    max_failures: int
+    progress_seconds: float
+    gate: GateConfig
+    application: ApplicationConfig
+    prompts: dict[str, Any]
+    basemap: dict[str, Any]
+    diffusion: dict[str, Any]
+    upscaler: dict[str, Any]
     batch_dir: str | None = None
-    outputs: str = "outputs/generate"
     scorer: str | None = None
-    keep_rejected: bool = True
-    max_failures: int = 20
-    progress_seconds: float = 5.0
-    gate: GateConfig = field(default_factory=GateConfig)
-    application: ApplicationConfig = field(default_factory=ApplicationConfig)
-    prompts: dict[str, Any] = field(default_factory=dict)
-    basemap: dict[str, Any] = field(default_factory=dict)
-    diffusion: dict[str, Any] = field(default_factory=dict)
-    upscaler: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("target", "max_candidates", "max_failures"):

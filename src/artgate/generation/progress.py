@@ -51,7 +51,7 @@ class Progress:
 
 
 def standing(accepted: int, target: int, candidates: int, decided_now: int, accepted_now: int, seconds: float) -> str:
-    """The line in words. decided_now, accepted_now: in the `seconds` of this session; the others: of the whole batch."""
+    """The line in words. decided_now, accepted_now: in the `seconds` of this session; the others: of all sessions."""
     share = f"{accepted / candidates:.0%}" if candidates else "?"
     rate = f"{decided_now / seconds:.2f}" if seconds > 0 else "?"
     left = _clock((target - accepted) * seconds / accepted_now) if accepted_now else "?"

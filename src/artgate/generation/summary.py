@@ -16,8 +16,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of `summary.json`, over all sessions of a batch.
 
-    lines: the ledger. sessions: one a start of the run, with "seconds" of what belongs to no candidate (loading) and
-    the "evaluations" spent on candidates that were still on their way when it ended.
+    lines: the ledger. sessions: when each start of the run began and ended, with "seconds" of what belongs to no
+    candidate (loading) and "evaluations" spent on candidates that were still on their way when it ended.
     Evaluations are denoiser calls an image; ratios to the accepted are None while nothing is accepted.
     """
     status = [line["status"] for line in lines]
@@ -36,7 +36,7 @@ def summarise(
         "evaluations_per_accepted": evaluations / accepted if accepted else None,
         "seconds": seconds,
         "seconds_per_accepted": sum(seconds.values()) / accepted if accepted else None,
-        "sessions": len(sessions),
+        "sessions": sum(session["event"] == "begun" for session in sessions),
         "models": dict(models),
         "config": dict(config),
         "complete": accepted >= config["target"],

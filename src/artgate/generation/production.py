@@ -1,0 +1,175 @@
+"""generate(cfg): the stages of a batch in order, from the configuration to the gallery.
+
+Nothing heavy is imported before the configuration has been checked, nor where the batch is complete already.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
+from artgate.config import validated
+from artgate.errors import UserError
+from artgate.generation.batch import Batch, produce, whole_groups
+from artgate.generation.config import GenerateConfig
+from artgate.generation.gate import build_gate
+from artgate.generation.interrupts import Interrupts
+from artgate.generation.progress import Progress
+from artgate.generation.summary import summarise
+
+MODELS, SESSIONS, SUMMARY = "models.json", "sessions.jsonl", "summary.json"
+
+
+def generate(cfg: DictConfig) -> dict[str, Any]:
+    """Run the batch that `conf/generate.yaml` describes until it is complete, and return its summary.
+
+    In a batch_dir that holds the beginning of the same batch it goes on from there. Raises UserError for bad input, a
+    batch that cannot go on and files that cannot be written, KeyboardInterrupt on SIGINT and SIGTERM: what was decided
+    until then is kept, and summarised.
+    """
+    settings = validated(GenerateConfig, cfg)
+    _check_scorer(settings)
+    batch = Batch(_batch_dir(settings), asdict(settings))
+    try:
+        if _is_over(batch, settings):
+            print(f"nothing is left to do in {batch.root}")
+        else:
+            _work(batch, settings)
+    except (KeyboardInterrupt, UserError):
+        if batch.lines:
+            with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
+                _conclude(batch, settings)
+        raise
+    finally:
+        batch.close()
+    return _conclude(batch, settings)
+
+
+def _work(batch: Batch, settings: GenerateConfig) -> None:
+    from artgate.generation.prompts import candidates
+    from artgate.generation.records import Records
+    from artgate.generation.stages import load_stages, outcomes
+
+    with Interrupts() as interrupts:
+        try:
+            begun = time.perf_counter()
+            stages = load_stages(settings)
+            loading = time.perf_counter() - begun
+            _settle_models(batch, stages.models)
+        except BaseException:
+            batch.discard()
+            raise
+        gate = build_gate(settings.gate)
+        records = Records(batch.root, stages, asdict(settings), settings.keep_rejected)
+        stream = candidates(settings.prompts, settings.seed)
+        left = islice(stream, len(batch.lines), whole_groups(settings.max_candidates, gate))
+        decided = produce(
+            outcomes(stages, left),
+            batch,
+            gate,
+            records.save,
+            settings.target,
+            settings.max_failures,
+            interrupts.put_off,
+        )
+        with (
+            _session(batch, stages.sampler, loading),
+            Progress(settings.target, batch.lines, settings.progress_seconds) as progress,
+        ):
+            for _ in decided:
+                progress.advance()
+        records.purge_strays(batch.lines)
+
+
+@contextlib.contextmanager
+def _session(batch: Batch, sampler: Any, loading: float) -> Iterator[None]:
+    """Note what belongs to no candidate of the ledger: the loading, and evaluations of what was never decided."""
+    path = batch.root / SESSIONS
+    repair_lines(path)
+    at, before = datetime.now(UTC).isoformat(timespec="seconds"), _evaluations(batch)
+    append_line(path, {"event": "begun", "at": at, "seconds": {"load": loading}, "evaluations": 0})
+    try:
+        yield
+    finally:
+        abandoned = sampler.evaluations - (_evaluations(batch) - before)
+        with contextlib.suppress(OSError):
+            append_line(path, {"event": "ended", "seconds": {}, "evaluations": abandoned})
+
+
+def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
+    """Write the summary and the gallery, and tell where they are."""
+    from artgate.generation.gallery import write_gallery
+
+    models = json.loads((batch.root / MODELS).read_text())
+    summary = summarise(batch.lines, read_lines(batch.root / SESSIONS), asdict(settings), models)
+    write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    gallery = write_gallery(batch.root)
+    print(_report(summary, batch.root, gallery), flush=True)
+    return summary
+
+
+def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
+    low, high = summary["yield_95"]
+    lines = [
+        f"{summary['accepted']} of {summary['target']} accepted out of {summary['candidates']} candidates"
+        f" ({summary['failed']} failed): yield {summary['yield'] or 0:.1%}, 95 % interval {low:.1%} to {high:.1%}"
+    ]
+    if summary["accepted"]:
+        cost = (
+            f"{summary['evaluations_per_accepted']:.1f} denoiser evaluations, {summary['seconds_per_accepted']:.2f} s"
+        )
+        lines.append(f"cost per accepted: {cost}")
+    if not summary["complete"]:
+        lines.append("not complete: the same command goes on, at max_candidates only with a larger max_candidates")
+    lines += [f"gallery  {gallery}", f"images   {root / 'accepted' / 'images'}", f"summary  {root / SUMMARY}"]
+    return "\n".join(lines)
+
+
+def _check_scorer(settings: GenerateConfig) -> None:
+    """Complain now: otherwise a wrong path would be told of once torch is loaded."""
+    if settings.scorer is not None and not (Path(settings.scorer).expanduser() / "scorer.json").is_file():
+        raise UserError(
+            f"scorer {settings.scorer} is not the folder of a scorer (it has no scorer.json): give one that train.py "
+            "made, or scorer=null for the shipped one"
+        )
+
+
+def _batch_dir(settings: GenerateConfig) -> Path:
+    if settings.batch_dir is not None:
+        return Path(settings.batch_dir).expanduser()
+    dated = Path(settings.outputs) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    # The jobs of a sweep may begin within one second.
+    choices = (dated, *(dated.with_name(f"{dated.name}_{n}") for n in range(2, 1000)))
+    return next(path for path in choices if not path.exists())
+
+
+def _is_over(batch: Batch, settings: GenerateConfig) -> bool:
+    limit = whole_groups(settings.max_candidates, build_gate(settings.gate))
+    return batch.accepted >= settings.target or len(batch.lines) >= limit
+
+
+def _settle_models(batch: Batch, models: dict[str, Any]) -> None:
+    """Refuse models that are not those of the batch's first candidates: a path may lead to other weights by now."""
+    path = batch.root / MODELS
+    if batch.lines and path.exists():
+        before = json.loads(path.read_text())
+        for stage, model in models.items():
+            if model["fingerprint"] != before[stage]["fingerprint"]:
+                raise UserError(
+                    f"{batch.root} was begun with {stage} {before[stage]['name']} {before[stage]['fingerprint'][:12]}, "
+                    f"and what is loaded now is {model['fingerprint'][:12]}: bring the former weights back, or give "
+                    "another batch_dir"
+                )
+    write_atomic(path, json.dumps(models, indent=2) + "\n")
+
+
+def _evaluations(batch: Batch) -> int:
+    return sum(line["evaluations"] for line in batch.lines)

@@ -1,0 +1,175 @@
+"""What is kept of a candidate: its picture, a sidecar that it can be remade from, and its line of the ledger."""
+
+import importlib.metadata
+import io
+import json
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import artgate
+from artgate.artworks.artwork import Provenance, image_id_of
+from artgate.artworks.collection import Collection
+from artgate.artworks.decode import Refused
+from artgate.artworks.files import write_atomic
+from artgate.artworks.parameters import GenerationParameters, embed_png, format_a1111
+from artgate.generation.batch import Line, Outcome
+from artgate.generation.gate import Verdict
+from artgate.generation.prompts import Candidate
+from artgate.generation.stages import Stages
+
+ACCEPTED, REJECTED, SIDECARS = "accepted", "rejected", "sidecars"
+LIBRARIES = ("artgate", "torch", "diffusers", "transformers", "numpy", "pillow")
+THUMBNAIL_SIDE = 256
+
+
+class Records:
+    """Writes into a batch folder; `save` is what `produce` calls for each judged candidate.
+
+    config: the whole configuration, for the sidecars. keep_rejected: keep small pictures of the rejected.
+    """
+
+    def __init__(self, root: Path, stages: Stages, config: dict[str, Any], keep_rejected: bool) -> None:
+        self.root = root
+        self.stages = stages
+        self.config = config
+        self.keep_rejected = keep_rejected
+        self.collection = Collection(root / ACCEPTED, create=True)
+        for folder in (root / ACCEPTED / SIDECARS, root / REJECTED):
+            folder.mkdir(exist_ok=True)
+
+    def save(self, outcome: Outcome, verdict: Verdict | None) -> Line:
+        """Keep one candidate's picture and return its ledger line. Raises OSError where that cannot be written."""
+        line = _line(outcome, verdict)
+        if verdict is None or outcome.picture is None:
+            return line
+        if verdict.accepted:
+            return {**line, **self._accept(outcome.candidate, outcome.picture, line)}
+        return {**line, **self._reject(outcome.picture, line)} if self.keep_rejected else line
+
+    def purge_strays(self, lines: list[Line]) -> None:
+        """Take out what a killed run accepted and a later one made anew with other bytes, as on a GPU it may."""
+        kept = {line["image_id"] for line in lines}
+        made_here = [artwork for artwork in self.collection if artwork.provenance.source == "artgate"]
+        self.collection.purge(artwork.image_id for artwork in made_here if artwork.image_id not in kept)
+
+    def _accept(self, candidate: Candidate, picture: Image.Image, line: Line) -> Line:
+        begun = time.perf_counter()
+        try:
+            image = self.stages.enlarged(picture)
+        except Exception as error:  # whatever is wrong with one candidate must not end the batch
+            return {"status": "failed", "reason": f"upscale: {type(error).__name__}: {error}"}
+        enlarged = time.perf_counter()
+        data = png(self.stages, candidate, image)
+        image_id = image_id_of(data)
+        # The sidecar first: wherever a kill strikes, no accepted artwork is without one.
+        sidecar = {"image_id": image_id, **self._sidecar(candidate, line)}
+        path = self.root / ACCEPTED / SIDECARS / f"{image_id}.json"
+        write_atomic(path, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
+        try:
+            artwork = self.collection.add(data, self._provenance(candidate, line))
+        except Refused as refused:
+            path.unlink()
+            return {"status": "failed", "reason": f"save: {refused}"}
+        seconds = {**line["seconds"], "upscale": enlarged - begun, "save": time.perf_counter() - enlarged}
+        return {"image_id": image_id, "file": f"{ACCEPTED}/{artwork.file_name}", "seconds": seconds}
+
+    def _reject(self, picture: Image.Image, line: Line) -> Line:
+        begun = time.perf_counter()
+        small = picture.copy()
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        data = io.BytesIO()
+        small.save(data, "WEBP", quality=85)
+        name = f"{REJECTED}/{line['index']:06}.webp"
+        write_atomic(self.root / name, data.getvalue())
+        return {"file": name, "seconds": {**line["seconds"], "save": time.perf_counter() - begun}}
+
+    def _sidecar(self, candidate: Candidate, line: Line) -> dict[str, Any]:
+        diffusion = self.stages.sampler.model.config
+        return {
+            "candidate": asdict(candidate),
+            "sampler": {
+                "scheduler": diffusion.scheduler,
+                "steps": diffusion.steps,
+                "guidance": diffusion.guidance,
+                "strength": self.stages.sampler.strength,
+                "width": self.stages.sampler.width,
+                "height": self.stages.sampler.height,
+                "slots": self.stages.sampler.slots,
+            },
+            "gate": {"score": line["score"], "probabilities": line["probabilities"], "reason": line["reason"]},
+            "models": self.stages.models,
+            "versions": versions(),
+            "config": self.config,
+        }
+
+    def _provenance(self, candidate: Candidate, line: Line) -> Provenance:
+        diffusion = self.stages.sampler.model.config
+        return Provenance(
+            source="artgate",
+            source_id=f"{self.config['seed']}/{candidate.index}",
+            licence=diffusion.licence,
+            prompt=candidate.prompt,
+            negative_prompt=candidate.negative_prompt or None,
+            generator=diffusion.name,
+            sampler=diffusion.scheduler,
+            seed=candidate.seed,
+            steps=diffusion.steps,
+            guidance=diffusion.guidance,
+            parameters={"score": line["score"], "grade": line["grade"], "application": self.stages.application.name},
+        )
+
+
+def png(stages: Stages, candidate: Candidate, image: Image.Image) -> bytes:
+    """The file of an accepted artwork: a PNG whose `parameters` text tells how it was made, as A1111 writes it."""
+    return embed_png(image, format_a1111(_parameters(stages, candidate)))
+
+
+def _parameters(stages: Stages, candidate: Candidate) -> GenerationParameters:
+    sampler, diffusion = stages.sampler, stages.sampler.model.config
+    return GenerationParameters(
+        prompt=candidate.prompt,
+        negative_prompt=candidate.negative_prompt,
+        steps=diffusion.steps,
+        sampler=diffusion.scheduler,
+        guidance=diffusion.guidance,
+        seed=candidate.seed,
+        size=(sampler.width, sampler.height),
+        model=diffusion.name,
+        extras={
+            "Model hash": stages.models["diffusion"]["fingerprint"][:10],
+            "Version": f"artgate {artgate.__version__}",
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """What else the last bit of an image depends on: the machine's kind, its threads and the libraries."""
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+        **{library: importlib.metadata.version(library) for library in LIBRARIES},
+    }
+
+
+def _line(outcome: Outcome, verdict: Verdict | None) -> Line:
+    """The ledger line of what needs no picture kept."""
+    candidate, score = outcome.candidate, outcome.score
+    return {
+        **asdict(candidate),
+        "status": "failed" if verdict is None else "accepted" if verdict.accepted else "rejected",
+        "score": score.score if score else None,
+        "grade": score.grade if score else None,
+        "probabilities": score.probabilities if score else None,
+        "reason": verdict.reason if verdict else outcome.error,
+        "image_id": None,
+        "file": None,
+        "evaluations": outcome.evaluations,
+        "seconds": outcome.seconds,
+    }

@@ -1,0 +1,118 @@
+"""The stages that a candidate passes, loaded once: sampler, scorer, upscaler."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from artgate.errors import UserError
+from artgate.generation.basemap import build_basemap
+from artgate.generation.batch import Outcome
+from artgate.generation.config import ApplicationConfig, GenerateConfig
+from artgate.generation.models import load_model
+from artgate.generation.prompts import Candidate
+from artgate.generation.sampler import Basemap, Failed, Finished, SlotSampler
+from artgate.generation.upscale import Upscaler, build_upscaler
+from artgate.scoring.scorer import Score, Scorer, default_scorer_path
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What `load_stages` loads. models: name, fingerprint and licence of each, for summary and sidecars."""
+
+    sampler: SlotSampler
+    basemap: Basemap | None
+    scorer: Scorer
+    upscaler: Upscaler
+    application: ApplicationConfig
+    models: dict[str, dict[str, Any]]
+
+    def enlarged(self, picture: Image.Image) -> Image.Image:
+        """The picture as it is delivered: enlarged, then fitted to the application's final size."""
+        return fitted(self.upscaler(picture), self.application)
+
+
+def load_stages(settings: GenerateConfig) -> Stages:
+    """Load scorer, upscaler and diffusion model: the quickest to fail first. Raises UserError, with the cure."""
+    application = settings.application
+    upscaler = build_upscaler(settings.upscaler)
+    model = load_model(settings.diffusion)
+    scorer_folder = Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
+    scorer = Scorer.load(scorer_folder, device=str(model.device))
+    config = model.config
+    sampler = SlotSampler(
+        model,
+        scheduler=config.scheduler,
+        steps=config.steps,
+        guidance=config.guidance,
+        slots=config.slots,
+        width=application.width or model.size[0],
+        height=application.height or model.size[1],
+        strength=settings.basemap.get("strength", 1.0),
+        eta=config.eta,
+        scheduler_options=config.scheduler_options,
+    )
+    _check_final_size(application, sampler, upscaler)
+    models = {
+        "diffusion": {"name": config.name, "fingerprint": model.fingerprint, "licence": config.licence},
+        "scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None},
+        "upscaler": {"name": settings.upscaler.get("name"), "fingerprint": upscaler.fingerprint, "licence": None},
+    }
+    basemap = build_basemap(settings.basemap, sampler.width, sampler.height)
+    return Stages(sampler, basemap, scorer, upscaler, application, models)
+
+
+def outcomes(stages: Stages, candidates: Iterable[Candidate]) -> Iterator[Outcome]:
+    """Candidates as they leave the sampler, decoded and scored.
+
+    Time in the sampler is booked on the candidate that it was waited for. A candidate is scored alone, so that its
+    score does not depend, not even in the last digit, on its neighbours.
+    """
+    leaving = stages.sampler.run(candidates, stages.basemap)
+    while True:
+        begun = time.perf_counter()
+        item = next(leaving, None)
+        seconds = {"denoise": time.perf_counter() - begun}
+        if item is None:
+            return
+        yield _failed(item, seconds) if isinstance(item, Failed) else _scored(stages, item, seconds)
+
+
+def fitted(image: Image.Image, application: ApplicationConfig) -> Image.Image:
+    """The image shrunk to cover the final size and cropped around its middle; as it is where there is no final size."""
+    if application.final_width is None or application.final_height is None:
+        return image
+    return ImageOps.fit(image, (application.final_width, application.final_height), Image.Resampling.LANCZOS)
+
+
+def _failed(item: Failed, seconds: dict[str, float]) -> Outcome:
+    return Outcome(item.candidate, error=f"denoise: {item.error}", evaluations=item.evaluations, seconds=seconds)
+
+
+def _scored(stages: Stages, item: Finished, seconds: dict[str, float]) -> Outcome:
+    stage, begun = "decode", time.perf_counter()
+    try:
+        picture = stages.sampler.model.decode(item.latents[None])[0]
+        seconds[stage], stage, begun = time.perf_counter() - begun, "score", time.perf_counter()
+        score: Score = stages.scorer([picture])[0]
+        seconds[stage] = time.perf_counter() - begun
+        if not math.isfinite(score.score):
+            raise ValueError(f"the score is {score.score}")
+    except Exception as error:  # whatever is wrong with one candidate must not end the batch
+        message = f"{stage}: {type(error).__name__}: {error}"
+        return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
+    return Outcome(item.candidate, picture, score, evaluations=item.evaluations, seconds=seconds)
+
+
+def _check_final_size(application: ApplicationConfig, sampler: SlotSampler, upscaler: Upscaler) -> None:
+    width, height = sampler.width * upscaler.scale, sampler.height * upscaler.scale
+    if (application.final_width or 0) > width or (application.final_height or 0) > height:
+        raise UserError(
+            f"application {application.name} wants {application.final_width}x{application.final_height} pixels, and "
+            f"{sampler.width}x{sampler.height} enlarged {upscaler.scale}x are only {width}x{height}: generate larger "
+            "(application.width, application.height), or choose an upscaler of a larger scale"
+        )
