@@ -129,11 +129,12 @@ def comparison(summary: dict[str, Any], scores: dict[str, list[float]]) -> list[
     candidates, accepted = len(scores["all"]), len(scores["accepted"])
     enlarging = summary["seconds"].get("upscale", 0.0) / max(accepted, 1)
     total = sum(summary["seconds"].values())
+    evaluations = _each(summary["evaluations"], accepted, 0)
     return [
         ("delivered", f"{candidates}", f"{accepted}"),
         ("of these acceptable (yield)", _share(accepted, candidates), _share(accepted, accepted)),
         ("mean score", _mean(scores["all"]), _mean(scores["accepted"])),
-        ("denoiser evaluations per acceptable", *2 * [_each(summary["evaluations"], accepted, 0)]),
+        ("denoiser evaluations per acceptable", evaluations, evaluations),
         ("pictures enlarged per acceptable", _each(candidates, accepted, 1), _each(accepted, accepted, 1)),
         (
             "seconds per acceptable",

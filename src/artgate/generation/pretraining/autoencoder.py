@@ -1,16 +1,19 @@
 """The embedded autoencoder: 64 px pictures to 8 x 8 x 8 latents and back."""
 
+import functools
 import logging
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artgate.generation.pretraining.pictures import MARGIN_SIDE, SIDE, Pictures
+from artgate.scoring.backbones import embedded_backbone
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ def train_autoencoder(pictures: Pictures, seconds: float, seed: int) -> Autoenco
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = new_autoencoder().to(memory_format=torch.channels_last)
-    features = _feature_network()
+    features = _feature_stages()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, step, done = time.monotonic(), 0, 0.0
     while done < 1:
@@ -82,13 +85,11 @@ def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _feature_network() -> nn.Module:
-    """The first three stages of the embedded ImageNet encoder, frozen."""
-    from artgate.generation.pretraining.imagenet import imagenet_state_dict
-
-    network = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2))
-    network.load_state_dict(imagenet_state_dict(), strict=False)
-    return network.eval().requires_grad_(False)
+def _feature_stages() -> Callable[[Tensor], list[Tensor]]:
+    """(B, 3, S, S) to the outputs of the first three stages of the embedded ImageNet encoder, frozen."""
+    network: Any = embedded_backbone(checkpoint=None, features="stages").network.network
+    network.eval().requires_grad_(False)
+    return functools.partial(network.forward_intermediates, indices=[0, 1, 2], stop_early=True, intermediates_only=True)
 
 
 def encode_variants(model: AutoencoderKL, pictures: Pictures, variants: int, seed: int) -> Tensor:
