@@ -1,30 +1,33 @@
 """Frozen image encoders and their fingerprint.
 
-`build_encoder(config)` makes one of three kinds: `open_clip`, `timm`, or `embedded` (an EfficientNet-Lite0 that comes in
-a wheel, for use without a network).
+`build_encoder(config)` makes one of three kinds: `open_clip`, `timm`, or `embedded`, an EfficientNet-Lite0 that comes
+in a wheel, for use without a network.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from artgate.config import validated
 from artgate.errors import UserError
-from artgate.scoring.backbones import Backbone, embedded_backbone, open_clip_backbone, timm_backbone
+from artgate.scoring.backbones import FEATURES, Backbone, embedded_backbone, timm_backbone
 from artgate.scoring.preprocessing import FITS, Preprocessing
+from artgate.scoring.weights import weights_sha256
 
 KINDS = ("open_clip", "timm", "embedded")
-FEATURES = ("last", "stages", "last+stages")
 PRECISIONS = ("float32", "bfloat16")
 MINIBATCH = 16
 # Raised when the code that turns images into features changes what it computes.
 RECIPE = 1
+_CUDNN = threading.Lock()
 
 
 @dataclass
@@ -96,8 +99,8 @@ class Encoder:
         self.config = config
         self.device = _device(config["device"])
         self.fingerprint = _fingerprint(backbone, preprocessing, config["precision"])
-        self._network = backbone.network.eval().requires_grad_(False)
-        self._network = self._network.to(device=self.device, memory_format=torch.channels_last)
+        self._network = backbone.network.eval().requires_grad_(False).to(self.device)
+        self._network.to(memory_format=torch.channels_last)
         self.dim = self._measure_dim()
 
     def preprocess(self, image: Image.Image) -> tuple[Tensor, ...]:
@@ -113,12 +116,7 @@ class Encoder:
     def encode(self, minibatch: Sequence[Tensor]) -> Tensor:
         """minibatch: one (B, size, size, 3) uint8 tensor a size. Returns (B, D) float32 on the CPU."""
         views = [self.preprocessing.normalise(view.to(self.device, non_blocking=True)) for view in minibatch]
-        half = self.config["precision"] == "bfloat16"
-        # cuDNN rounds float32 convolutions to 10 bits unless told not to: float32 means float32.
-        with (
-            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
-            torch.backends.cudnn.flags(allow_tf32=half),
-        ):
+        with self._arithmetic():
             features = [self._network(view).float() for view in views]
         return torch.cat(features, dim=1).cpu()  # (B, D)
 
@@ -128,6 +126,17 @@ class Encoder:
         for start in range(0, len(images), MINIBATCH):
             parts.append(self.encode(self.collate([self.preprocess(i) for i in images[start : start + MINIBATCH]])))
         return torch.cat(parts)  # (N, D)
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        half = self.config["precision"] == "bfloat16"
+        with ExitStack() as settings:
+            if self.device.type == "cuda":
+                # float32 means float32: cuDNN would round to 10 bits. Its settings are global, so one thread at a time.
+                settings.enter_context(_CUDNN)
+                settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=half))
+            settings.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=half))
+            yield
 
     def _measure_dim(self) -> int:
         black = [torch.zeros(1, size, size, 3, dtype=torch.uint8) for size in self.preprocessing.sizes]
@@ -142,6 +151,9 @@ class Encoder:
 
 def _backbone(settings: EncoderConfig) -> Backbone:
     if settings.kind == "open_clip":
+        # open_clip takes seconds to import, and the other kinds do without it.
+        from artgate.scoring.clip_backbones import open_clip_backbone
+
         return open_clip_backbone(str(settings.model), settings.pretrained, settings.checkpoint)
     if settings.kind == "timm":
         return timm_backbone(str(settings.model), settings.checkpoint, settings.features or "last")
@@ -161,15 +173,6 @@ def _fingerprint(backbone: Backbone, preprocessing: Preprocessing, precision: st
         "quick_gelu": any(type(module).__name__ == "QuickGELU" for module in backbone.network.modules()),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """Hex sha256 over the names, types, shapes and values of a network's parameters and buffers (on the CPU)."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def _device(name: str) -> torch.device:
