@@ -174,7 +174,9 @@ def _provenance_of_row(row: Mapping[str, Any]) -> Provenance:
     caption = clean_text(row.get("text") or row.get("caption")) or None
     rest = {k: v for k, v in row.items() if k not in (*_TEXT_FIELDS, *_NUMBER_FIELDS, "file_name", "text", "caption")}
     return Provenance(
-        **{**texts, "source": texts["source"] or "imagefolder", "prompt": texts["prompt"] or caption},
+        source=texts.pop("source") or "imagefolder",
+        prompt=texts.pop("prompt") or caption,
+        **texts,
         seed=clean_int(row.get("seed"), 0, 2**64 - 1),
         steps=clean_int(row.get("steps"), 1, 10_000),
         guidance=clean_float(row.get("guidance"), 0.0, 1000.0),
