@@ -1,0 +1,136 @@
+"""A `DiffusionConfig` → diffusers' components in memory, with their fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from artgate.errors import UserError
+from artgate.generation.checkpoints import checkpoint_folder, lora_file, variant_of
+from artgate.generation.diffusion_config import DiffusionConfig
+
+PIPELINES = {
+    "StableDiffusionPipeline": StableDiffusionPipeline,
+    "StableDiffusionImg2ImgPipeline": StableDiffusionPipeline,
+    "LatentConsistencyModelPipeline": StableDiffusionPipeline,
+    "StableDiffusionXLPipeline": StableDiffusionXLPipeline,
+    "StableDiffusionXLImg2ImgPipeline": StableDiffusionXLPipeline,
+}
+
+
+def load_components(config: DiffusionConfig) -> tuple[Any, torch.device, str]:
+    """(pipeline that holds the components, on the CPU; device they are meant for; fingerprint)."""
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    folder = checkpoint_folder(config.model, config.revision, config.variant, config.download_gb or None)
+    lora = lora_file(config.lora, config.lora_weight_name) if config.lora else None
+    with _no_progress_bars():
+        pipeline = _load_pipeline(folder, variant_of(folder, config.variant), dtype)
+        fingerprint = _digest(pipeline, dtype, lora, config.lora_scale)
+        if lora:
+            _fuse_lora(pipeline, lora, config.lora_scale)
+    return pipeline, device, fingerprint
+
+
+def _load_pipeline(folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
+    kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    if kind not in PIPELINES:
+        raise UserError(f"{folder} holds a {kind}: use a Stable Diffusion 1.x, 2.x, XL or Turbo checkpoint")
+    pipeline_class = PIPELINES[kind]
+    left_out: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
+    if pipeline_class is StableDiffusionPipeline:
+        left_out |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        return pipeline_class.from_pretrained(
+            folder,
+            torch_dtype=_dtypes(folder, dtype),
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            **left_out,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder} cannot be loaded ({reason}): download or save it again") from error
+
+
+def _dtypes(folder: Path, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Precision a component: SDXL's autoencoder overflows in float16, and its config says so."""
+    codec = json.loads((folder / "vae" / "config.json").read_text())
+    upcast = dtype == torch.float16 and codec.get("force_upcast", True)
+    return {"default": dtype, "vae": torch.float32 if upcast else dtype}
+
+
+def _fuse_lora(pipeline: Any, lora: Path, scale: float) -> None:
+    try:
+        pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    except (ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"LoRA {lora} does not fit the model ({reason}): is it for another family?") from error
+    pipeline.fuse_lora(lora_scale=scale)
+    pipeline.unload_lora_weights()
+
+
+def _digest(pipeline: Any, dtype: torch.dtype, lora: Path | None, lora_scale: float) -> str:
+    """sha256 over what the images depend on, whatever files it came from: configs, vocabulary, weights as they run."""
+    digest = hashlib.sha256(str(dtype).encode())
+    for name, component in sorted(pipeline.components.items()):
+        if component is None:
+            continue
+        described: Any = component.get_vocab() if hasattr(component, "get_vocab") else _settings(component.config)
+        digest.update(json.dumps([name, described], sort_keys=True, default=str).encode())
+        for key, tensor in sorted(component.state_dict().items()) if hasattr(component, "state_dict") else ():
+            digest.update(key.encode())
+            digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    if lora:
+        digest.update(hashlib.sha256(lora.read_bytes()).digest() + str(lora_scale).encode())
+    return digest.hexdigest()
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A component's config without what names its origin."""
+    entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    origin = {"transformers_version", "dtype", "torch_dtype"}
+    return {key: value for key, value in entries.items() if not key.startswith("_") and key not in origin}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"diffusion.device {name}: torch finds no CUDA GPU here; use device=auto or device=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("diffusion.device mps: torch finds no Apple GPU here; use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if name == "float16" and device.type == "cpu":
+        raise UserError("diffusion.dtype float16 is not for the CPU: use dtype=float32 or dtype=auto")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading is one line of ours, not six bars of theirs."""
+    libraries = [
+        module for module in (diffusers.utils.logging, transformers.utils.logging) if module.is_progress_bar_enabled()
+    ]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()

@@ -1,0 +1,246 @@
+"""Slots: one denoiser call serves images at different timesteps, and an image depends on its prompt and seed alone.
+
+Each slot owns its scheduler copy, its generator and its timestep. The denoiser always sees the same minibatch shape, so
+that its arithmetic for an image does not depend on how many others there are; a finished slot is refilled at once.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from artgate.errors import UserError
+from artgate.generation.models import Conditioning, DiffusionModel
+from artgate.generation.prompts import Candidate
+
+Basemap = Callable[[Candidate], Image.Image | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A candidate all the way through. latents: (C, h, w) on the model's device. evaluations: denoiser rows it took."""
+
+    candidate: Candidate
+    latents: torch.Tensor
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A candidate that could not be made, and why. evaluations: denoiser rows spent on it."""
+
+    candidate: Candidate
+    error: str
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler ready for its first step, and the timesteps it will be asked for. Slots work on copies."""
+
+    scheduler: Any
+    timesteps: torch.Tensor  # (steps,)
+
+
+@dataclass(eq=False)
+class Slot:
+    """One candidate on its way."""
+
+    candidate: Candidate
+    conditioning: Conditioning  # one row
+    negative: Conditioning | None  # one row, under guidance
+    scheduler: Any
+    timesteps: torch.Tensor  # (steps,)
+    latents: torch.Tensor  # (1, C, h, w)
+    step_options: dict[str, Any] = field(default_factory=dict)
+    steps_done: int = 0
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """() the timestep that comes next."""
+        return self.timesteps[self.steps_done]
+
+    def denoiser_input(self) -> torch.Tensor:
+        """(1, C, h, w) the latents as the denoiser wants them at this timestep."""
+        scaled: torch.Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
+        return scaled
+
+    def step(self, output: torch.Tensor) -> None:
+        """Go one step on the denoiser's output (1, C, h, w)."""
+        self.latents = self.scheduler.step(output, self.timestep, self.latents, **self.step_options, return_dict=False)[
+            0
+        ]
+        self.steps_done += 1
+
+
+class SlotSampler:
+    """Samples a stream of candidates with `slots` of them in work at any time.
+
+    scheduler, scheduler_options, eta: see `DiffusionConfig`. steps: >= 1. guidance: scale, up to 1 none.
+    width, height: pixels, None for the model's own. strength: with a basemap, the share of the steps that are taken, in
+    (0, 1]; 1 keeps least of the basemap. Raises UserError for values that do not go together.
+    evaluations: denoiser rows taken so far, those of candidates that were never finished among them.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        scheduler: str = "ddim",
+        steps: int = 30,
+        guidance: float = 7.5,
+        slots: int = 4,
+        width: int | None = None,
+        height: int | None = None,
+        strength: float = 1.0,
+        eta: float = 0.0,
+        scheduler_options: dict[str, Any] | None = None,
+    ) -> None:
+        if slots < 1:
+            raise UserError(f"slots {slots} is below 1")
+        self.model = model
+        self.guidance = guidance
+        self.slots = slots
+        self.width, self.height = width or model.size[0], height or model.size[1]
+        self.shape = model.latent_shape(self.width, self.height)
+        self.eta = eta
+        make = _checked_steps(model, scheduler, steps, scheduler_options or {})
+        whole = make()
+        self._from_noise = Schedule(whole, whole.timesteps)
+        self._from_basemap = _shortened(make(), steps, strength)
+        self.evaluations_a_step = 2 if model.guided(guidance) else 1
+        self.evaluations = 0
+
+    def run(self, candidates: Iterable[Candidate], basemap: Basemap | None = None) -> Iterator[Finished | Failed]:
+        """Yield each candidate as it is finished or fails; the candidates may be endless, and are taken one by one.
+
+        basemap: candidate → the picture (width x height) to begin from, or None to begin from noise.
+        """
+        waiting = iter(candidates)
+        slots: list[Slot] = []
+        while True:
+            yield from self._refill(slots, waiting, basemap)
+            if not slots:
+                return
+            self._advance(slots)
+            for slot in list(slots):
+                outcome = self._outcome(slot)
+                if outcome is not None:
+                    slots.remove(slot)
+                    yield outcome
+
+    def _refill(self, slots: list[Slot], waiting: Iterator[Candidate], basemap: Basemap | None) -> Iterator[Failed]:
+        while len(slots) < self.slots:
+            candidate = next(waiting, None)
+            if candidate is None:
+                return
+            try:
+                slots.append(self._begin(candidate, basemap))
+            except torch.OutOfMemoryError:
+                raise self._out_of_memory() from None
+            except Exception as error:  # whatever is wrong with one candidate must not end the others
+                yield Failed(candidate, f"{type(error).__name__}: {error}")
+
+    @torch.inference_mode()
+    def _begin(self, candidate: Candidate, basemap: Basemap | None) -> Slot:
+        # On the CPU, where the same seed gives the same noise whatever the device
+        generator = torch.Generator("cpu").manual_seed(candidate.seed)
+        picture = basemap(candidate) if basemap else None
+        schedule = copy.deepcopy(self._from_noise if picture is None else self._from_basemap)
+        latents = self._noise(generator, schedule) if picture is None else self._noised(picture, generator, schedule)
+        guided = self.model.guided(self.guidance)
+        return Slot(
+            candidate=candidate,
+            conditioning=self.model.encode_prompts([candidate.prompt]),
+            negative=self.model.encode_prompts([candidate.negative_prompt], negative=True) if guided else None,
+            scheduler=schedule.scheduler,
+            timesteps=schedule.timesteps,
+            latents=latents,
+            step_options=_accepted_by(schedule.scheduler.step, {"generator": generator, "eta": self.eta}),
+        )
+
+    def _noise(self, generator: torch.Generator, schedule: Schedule) -> torch.Tensor:
+        noise = randn_tensor((1, *self.shape), generator, device=self.model.device, dtype=self.model.dtype)
+        return noise * schedule.scheduler.init_noise_sigma  # (1, C, h, w)
+
+    def _noised(self, picture: Image.Image, generator: torch.Generator, schedule: Schedule) -> torch.Tensor:
+        if picture.size != (self.width, self.height):
+            raise ValueError(f"basemap is {picture.size[0]}x{picture.size[1]}, not {self.width}x{self.height}")
+        clean = self.model.encode([picture], [generator])
+        noise = randn_tensor(clean.shape, generator, device=clean.device, dtype=clean.dtype)
+        noised: torch.Tensor = schedule.scheduler.add_noise(clean, noise, schedule.timesteps[:1])
+        return noised  # (1, C, h, w)
+
+    @torch.inference_mode()
+    def _advance(self, slots: list[Slot]) -> None:
+        """One denoiser call for all slots, then one scheduler step each."""
+        # Empty slots are filled up with copies of the first: the minibatch shape decides the order of summation
+        rows = slots + slots[:1] * (self.slots - len(slots))
+        negatives = [slot.negative for slot in rows if slot.negative is not None]
+        try:
+            outputs = self.model.denoise(
+                torch.cat([slot.denoiser_input() for slot in rows]),  # (slots, C, h, w)
+                torch.stack([slot.timestep for slot in rows]),  # (slots,)
+                Conditioning.joined([slot.conditioning for slot in rows]),
+                Conditioning.joined(negatives) if negatives else None,
+                self.guidance,
+            )
+        except torch.OutOfMemoryError:
+            raise self._out_of_memory() from None
+        self.evaluations += self.evaluations_a_step * len(slots)
+        for slot, output in zip(slots, outputs, strict=False):
+            slot.step(output[None])
+
+    def _outcome(self, slot: Slot) -> Finished | Failed | None:
+        """What became of a slot after a step; None while it is still on its way."""
+        evaluations = slot.steps_done * self.evaluations_a_step
+        if not torch.isfinite(slot.latents).all():
+            where = f"step {slot.steps_done} of {len(slot.timesteps)}"
+            return Failed(slot.candidate, f"the latents are not finite after {where}; try dtype=float32", evaluations)
+        if slot.steps_done == len(slot.timesteps):
+            return Finished(slot.candidate, slot.latents[0], evaluations)
+        return None
+
+    def _out_of_memory(self) -> UserError:
+        return UserError(
+            f"{self.slots} slots of {self.width}x{self.height} pixels do not fit the memory of {self.model.device}: "
+            "lower diffusion.slots, the size, or use dtype=float16"
+        )
+
+
+def _checked_steps(model: DiffusionModel, name: str, steps: int, options: dict[str, Any]) -> Callable[[], Any]:
+    """A factory of schedulers with their timesteps set; UserError now if that number of steps is not possible."""
+
+    def make() -> Any:
+        scheduler = model.make_scheduler(name, **options)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    try:
+        make()
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"scheduler {name} with {steps} steps: {error}") from None
+    return make
+
+
+def _shortened(scheduler: Any, steps: int, strength: float) -> Schedule:
+    """The last int(steps * strength) steps, as diffusers' img2img takes them."""
+    if not 0 < strength <= 1:
+        raise UserError(f"strength {strength} is outside (0, 1]")
+    taken = int(steps * strength)
+    if taken == 0:
+        raise UserError(f"strength {strength} of {steps} steps leaves none: raise strength to {1 / steps:.3g} or more")
+    begin = (steps - taken) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    return Schedule(scheduler, scheduler.timesteps[begin:])
+
+
+def _accepted_by(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the function takes: schedulers differ."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in known}
