@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 MINIBATCH = 24
 FEATURE_WEIGHT = 0.04
 KL_WEIGHT = 3e-4
+Features = Callable[[Tensor], list[Tensor]]
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -48,14 +49,7 @@ def train_autoencoder(pictures: Pictures, seconds: float, seed: int) -> Autoenco
         for group in optimizer.param_groups:
             group["lr"] = 1.2e-3 * min(1.0, (step + 1) / 200) * max(0.02, 1 - done) ** 0.5
         images = random_crops(pictures.pixels, rng.integers(len(pictures.pixels), size=MINIBATCH), rng)  # (B, 3, S, S)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = model.encode(images).latent_dist
-            decoded = model.decode(posterior.sample()).sample
-            feature_loss = torch.stack(
-                [F.l1_loss(a.float(), b.float()) for a, b in zip(features(decoded), features(images), strict=True)]
-            ).mean()
-        pixel_loss = F.l1_loss(decoded.float(), images)
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        pixel_loss, feature_loss, kl = _losses(model, features, images)
         loss = pixel_loss + FEATURE_WEIGHT * feature_loss + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -74,6 +68,18 @@ def train_autoencoder(pictures: Pictures, seconds: float, seed: int) -> Autoenco
     return model.eval()
 
 
+def _losses(model: AutoencoderKL, features: Features, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L1 in pixels, L1 in early ImageNet features, and the divergence of the latents from a normal, each a mean."""
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = model.encode(images).latent_dist
+        decoded = model.decode(posterior.sample()).sample
+        pairs = zip(features(decoded), features(images), strict=True)
+        feature_loss = torch.stack([F.l1_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
+    mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return F.l1_loss(decoded.float(), images), feature_loss, kl
+
+
 def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> Tensor:
     """(B, 3, SIDE, SIDE) in [-1, 1]: a random window of each picture, mirrored half of the time."""
     offsets = rng.integers(MARGIN_SIDE - SIDE + 1, size=(len(index), 2))
@@ -85,7 +91,7 @@ def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _feature_stages() -> Callable[[Tensor], list[Tensor]]:
+def _feature_stages() -> Features:
     """(B, 3, S, S) to the outputs of the first three stages of the embedded ImageNet encoder, frozen."""
     network: Any = embedded_backbone(checkpoint=None, features="stages").network.network
     network.eval().requires_grad_(False)

@@ -4,7 +4,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +20,22 @@ log = logging.getLogger(__name__)
 MINIBATCH = 48
 CAPTIONS_PER_PICTURE = 16  # captions are drawn and tokenised once, ahead of training
 LEARNING_RATE = 6e-4
+SAVE_SECONDS = 240
 
 
-@dataclass
-class Denoiser:
-    """The trained pair."""
+class Denoiser(nn.Module):
+    """U-Net and text encoder, trained together."""
 
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel):
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """noisy: (B, 8, 8, 8); timesteps: (B,); tokens: (B, L) ids. Returns the predicted velocity (B, 8, 8, 8)."""
+        conditioning = self.text_encoder(tokens).last_hidden_state  # (B, L, 192)
+        velocity: Tensor = self.unet(noisy, timesteps, conditioning).sample
+        return velocity
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -77,9 +84,8 @@ def train_denoiser(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokens = _tokenise(pictures, tokenizer, rng)  # (N, CAPTIONS_PER_PICTURE, L)
-    model = nn.ModuleDict({"unet": new_unet(), "text_encoder": text_encoder})
-    average = copy.deepcopy(model).requires_grad_(False)
-    schedule = noise_schedule()
+    model = Denoiser(new_unet(), text_encoder)
+    average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     start, saved, step, done, smooth = time.monotonic(), time.monotonic(), 0, 0.0, 1.0
     while done < 1:
@@ -89,14 +95,7 @@ def train_denoiser(
         which = torch.from_numpy(rng.integers(latents.shape[1], size=MINIBATCH))
         clean = latents[torch.from_numpy(rng.integers(latents.shape[0], size=MINIBATCH)), which]  # (B, 8, 8, 8)
         text = tokens[which, torch.from_numpy(rng.integers(tokens.shape[1], size=MINIBATCH))]  # (B, L)
-        timesteps = _timesteps(MINIBATCH)
-        noise = torch.randn_like(clean)
-        noisy = schedule.add_noise(clean, noise, timesteps)
-        target = schedule.get_velocity(clean, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            conditioning = model["text_encoder"](text).last_hidden_state  # (B, L, 192)
-            predicted = model["unet"](noisy, timesteps, conditioning).sample
-        loss = F.mse_loss(predicted.float(), target)
+        loss = _velocity_loss(model, clean, text)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,17 +104,20 @@ def train_denoiser(
         _update_average(average, model, min(0.9995, (1 + step) / (20 + step)))
         smooth += 0.01 * (float(loss.detach()) - smooth)
         if step % 100 == 0:
-            log.info(
-                "denoiser %4.0f %% step %d loss %.4f %.1f images/s",
-                100 * done,
-                step,
-                smooth,
-                step * MINIBATCH / (time.monotonic() - start),
-            )
-        if time.monotonic() - saved > 240:
+            log.info("denoiser %4.0f %% step %d (minibatch %d) loss %.4f", 100 * done, step, MINIBATCH, smooth)
+        if time.monotonic() - saved > SAVE_SECONDS:
             saved = time.monotonic()
-            save(_as_denoiser(average))
-    return _as_denoiser(average)
+            save(average)
+    return average
+
+
+def _velocity_loss(model: Denoiser, clean: Tensor, text: Tensor) -> Tensor:
+    """Mean squared error of the predicted velocity (Salimans and Ho, ICLR 2022). clean: (B, 8, 8, 8); text: (B, L)."""
+    schedule = noise_schedule()
+    timesteps, noise = _timesteps(len(clean)), torch.randn_like(clean)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = model(schedule.add_noise(clean, noise, timesteps), timesteps, text)
+    return F.mse_loss(predicted.float(), schedule.get_velocity(clean, noise, timesteps))
 
 
 def _timesteps(count: int) -> Tensor:
@@ -141,7 +143,3 @@ def _tokenise(pictures: Pictures, tokenizer: CLIPTokenizer, rng: np.random.Gener
 @torch.no_grad()
 def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def _as_denoiser(average: nn.ModuleDict) -> Denoiser:
-    return Denoiser(average["unet"].eval(), average["text_encoder"].eval())
