@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_a_file_that_is_no_description_is_named(tmp_path: Path) -> None:
     path.write_text("just words")
     with pytest.raises(UserError, match="holds no keys: begin with crawler/sites/example.yaml"):
         load_site(path)
+
+
+def test_the_crawler_knows_artworks_and_errors_only() -> None:
+    crawler = Path(__file__).parents[2] / "crawler"
+    nodes = [node for path in crawler.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    modules = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    ours = {module for module in modules if module.partition(".")[0] == "artgate"}
+    assert {module for module in ours if not module.startswith("artgate.artworks.")} == {"artgate", "artgate.errors"}
 
 
 def test_texts_are_whole_stripped_and_free_of_control_characters(tmp_path: Path) -> None:
