@@ -3,6 +3,7 @@
 Stages that have a command of their own run as that command, printed, so that it can be typed again.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -34,8 +35,10 @@ def main() -> None:
     """Run the stages in order; an interrupted demo goes on where it was, a finished one starts afresh."""
     if not (ROOT / "train.py").is_file():
         raise UserError(f"{ROOT} has no train.py: run the demo from a checkout of the repository, with `make demo`")
+    parser = argparse.ArgumentParser(prog="python -m artgate.demo", description="The whole line, offline.")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs" / "demo", help="where each demo gets a folder")
+    demo, resumed = demo_folder(parser.parse_args().outputs.resolve())
     os.chdir(ROOT)
-    demo, resumed = demo_folder(Path("outputs/demo"))
     _say(f"artgate demo in {demo}" + (" (goes on with the interrupted one)" if resumed else ""))
     _say("Everything here is small and offline: painted sample pictures, an ImageNet encoder, a 64-pixel image model.")
     _say("It shows the line at work; what comes out is no measure of what a large model can paint.")
@@ -73,7 +76,7 @@ def crawl(demo: Path) -> None:
         write_atomic(demo / "site.yaml", server.site)
         # This gallery is our own, on this machine: it needs no pauses between requests.
         own = ["-s", "CRAWL_CONTACT=demo@example.org", "-s", "DOWNLOAD_DELAY=0", "-s", "AUTOTHROTTLE_ENABLED=False"]
-        site, collection = (str((demo / name).resolve()) for name in ("site.yaml", "crawled"))
+        site, collection = demo / "site.yaml", demo / "crawled"
         spider = ["scrapy", "crawl", "gallery", "-a", f"site={site}", "-a", f"collection={collection}"]
         _, seconds = _timed(lambda: _run([*spider, *own, "-s", "LOG_LEVEL=WARNING"], ROOT / "crawler"))
     crawled = Collection(demo / "crawled")

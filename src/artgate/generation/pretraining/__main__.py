@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from artgate.generation.pretraining.autoencoder import encode_variants, train_autoencoder
+from artgate.generation.pretraining.autoencoder import encode_variants, new_autoencoder, train_autoencoder
 from artgate.generation.pretraining.denoiser import Denoiser, noise_schedule, train_denoiser
 from artgate.generation.pretraining.pictures import GRADE_WORDS, Pictures, load_pictures
 from artgate.generation.pretraining.text import new_text_encoder, new_tokenizer
@@ -51,9 +51,10 @@ def main() -> None:
 
 def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> AutoencoderKL:
     kept = options.work / "autoencoder"
-    if not kept.exists():
-        train_autoencoder(pictures, 60 * options.autoencoder_minutes, options.seed).save_pretrained(kept)
-    return AutoencoderKL.from_pretrained(kept).eval()
+    model = AutoencoderKL.from_pretrained(kept) if kept.exists() else new_autoencoder()
+    if options.continue_autoencoder or not kept.exists():
+        train_autoencoder(model, pictures, 60 * options.autoencoder_minutes, options.seed).save_pretrained(kept)
+    return model.eval()
 
 
 def save_pipeline(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, out: Path) -> None:
@@ -81,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("outputs/pretraining"), help="results of the stages")
     parser.add_argument("--least-quality", type=float, default=1.5, help="leave out images rated lower (0 to 4.5)")
     parser.add_argument("--autoencoder-minutes", type=float, default=25)
+    parser.add_argument("--continue-autoencoder", action="store_true", help="train the one in --work further")
     parser.add_argument("--denoiser-minutes", type=float, default=80)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
