@@ -178,12 +178,13 @@ class SlotSampler:
     @torch.inference_mode()
     def _advance(self, slots: list[Slot]) -> None:
         """One denoiser call for all slots, then one scheduler step each."""
-        # Empty slots are filled up with copies of the first: the minibatch shape decides the order of summation
+        # The minibatch's shape and memory layout decide the order of summation: empty slots are filled up with copies
+        # of the first, and latents that come from the codec (which may lie channels last) are laid like the others
         rows = slots + slots[:1] * (self.slots - len(slots))
         negatives = [slot.negative for slot in rows if slot.negative is not None]
         try:
             outputs = self.model.denoise(
-                torch.cat([slot.denoiser_input() for slot in rows]),  # (slots, C, h, w)
+                torch.cat([slot.denoiser_input() for slot in rows]).contiguous(),  # (slots, C, h, w)
                 torch.stack([slot.timestep for slot in rows]),  # (slots,)
                 Conditioning.joined([slot.conditioning for slot in rows]),
                 Conditioning.joined(negatives) if negatives else None,

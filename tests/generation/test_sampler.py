@@ -1,0 +1,263 @@
+"""The promise of the slots: an image depends on its prompt and seed alone, and is the one that diffusers would make."""
+
+import functools
+from collections.abc import Iterator
+from itertools import count
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+from tiny_models import FAMILIES
+
+from artgate.errors import UserError
+from artgate.generation.models import Conditioning
+from artgate.generation.prompts import Candidate
+from artgate.generation.sampler import Failed, Finished, SlotSampler
+
+SCHEDULERS = [
+    ("ddim", 0.0),
+    ("ddim", 0.8),
+    ("dpmpp_2m", 0.0),
+    ("euler", 0.0),
+    ("euler_ancestral", 0.0),
+    ("lcm", 0.0),
+    ("unipc", 0.0),
+]
+MORE_SCHEDULERS = [("ddpm", 0.0), ("dpmpp_2m_karras", 0.0), ("dpmpp_2m_sde", 0.0), ("heun", 0.0)]
+POISON = "a poor painting"  # the prompt that `poisoned` answers with NaN
+
+CROWD = [
+    Candidate(0, "a frog", "poor quality", 11),
+    Candidate(1, "the good cat", "", 12, basemap="yes"),
+    Candidate(2, POISON, "", 13),
+    Candidate(3, "a painting of a cat", "", 14),
+    Candidate(4, "a frog", "poor quality", 15),
+    Candidate(5, POISON, "", 16, basemap="yes"),
+    Candidate(6, "of of of", "the poor frog", 17, basemap="yes"),
+    Candidate(7, "a frog", "", 18),
+]
+
+
+def basemap(candidate: Candidate) -> Image.Image | None:
+    """A picture of the seed's own colour for the candidates that ask for one."""
+    colour = (candidate.seed * 13 % 256, candidate.seed * 7 % 256, 90)
+    return Image.new("RGB", (64, 64), colour) if candidate.basemap else None
+
+
+@pytest.fixture
+def poisoned(loaded, monkeypatch):
+    """The sd1 model, which makes NaN of one prompt: such candidates leave their slot after one step."""
+    model = loaded("sd1")
+    encode = model.encode_prompts
+
+    def poisoning(prompts, negative=False):
+        rows = encode(prompts, negative)
+        return Conditioning(rows.text * torch.nan, rows.pooled) if prompts == [POISON] else rows
+
+    monkeypatch.setattr(model, "encode_prompts", poisoning)
+    return model
+
+
+def run(sampler: SlotSampler, *candidates: Candidate) -> dict[int, torch.Tensor]:
+    """Latents by index of those that were finished."""
+    outcomes = list(sampler.run(candidates, basemap))
+    assert sorted(outcome.candidate.index for outcome in outcomes) == sorted(item.index for item in candidates)
+    return {outcome.candidate.index: outcome.latents for outcome in outcomes if isinstance(outcome, Finished)}
+
+
+@pytest.mark.parametrize(("scheduler", "eta"), SCHEDULERS + MORE_SCHEDULERS)
+def test_a_candidate_is_bit_identical_alone_among_others_and_with_neighbours_dropped(poisoned, scheduler, eta):
+    sampler = SlotSampler(poisoned, scheduler, steps=4, guidance=4.0, slots=3, strength=0.5, eta=eta)
+    healthy = [candidate for candidate in CROWD if candidate.prompt != POISON]
+    among_dropped = run(sampler, *CROWD)  # two are dropped after their first step, others end after half the steps
+    among_others = run(sampler, *reversed(healthy))
+    assert sorted(among_dropped) == [candidate.index for candidate in healthy]
+    for candidate in healthy:
+        alone = run(sampler, candidate)[candidate.index]
+        assert torch.equal(among_dropped[candidate.index], alone)
+        assert torch.equal(among_others[candidate.index], alone)
+
+
+def test_the_same_prompt_with_another_seed_is_another_image_and_with_the_same_seed_the_same(loaded):
+    sampler = SlotSampler(loaded("sd1"), "euler_ancestral", steps=3, slots=3)
+    images = run(sampler, *(Candidate(index, "a frog", "", seed) for index, seed in enumerate([1, 2, 1])))
+    assert torch.equal(images[0], images[2])
+    assert (images[0] - images[1]).abs().mean() > 0.1
+
+
+STOCK = [("sd1", name, eta) for name, eta in SCHEDULERS + MORE_SCHEDULERS] + [
+    (family, scheduler, 0.0)
+    for family in FAMILIES
+    if family != "sd1"
+    for scheduler in {"lcm": ["lcm"], "sdxl_turbo": ["euler_ancestral"]}.get(family, ["ddim", "euler"])
+]
+
+
+def guidance_of(family: str) -> float:
+    return 0.0 if family.endswith("turbo") else 4.0
+
+
+@pytest.fixture(scope="session")
+def pipelines(tiny):
+    """(family, "" or "Img2Img") → diffusers' own pipeline on the same weights."""
+
+    @functools.cache
+    def load(family: str, kind: str):
+        name = "StableDiffusionXL" if family.startswith("sdxl") else "StableDiffusion"
+        pipeline = getattr(diffusers, f"{name}{kind}Pipeline").from_pretrained(tiny(family))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+def stock(pipeline, scheduler, family: str, **arguments) -> torch.Tensor:
+    """Latents (C, h, w) of diffusers' own pipeline for candidate 0 of the crowd."""
+    pipeline.scheduler = scheduler
+    return pipeline(
+        CROWD[0].prompt,
+        negative_prompt=CROWD[0].negative_prompt or None,
+        generator=torch.Generator().manual_seed(CROWD[0].seed),
+        guidance_scale=guidance_of(family),
+        output_type="latent",
+        **arguments,
+    ).images[0]
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(("family", "scheduler", "eta"), STOCK)
+def test_text_to_image_agrees_with_the_stock_pipeline(loaded, pipelines, family, scheduler, eta):
+    model = loaded(family)
+    sampler = SlotSampler(model, scheduler, steps=4, guidance=guidance_of(family), slots=2, eta=eta)
+    ours = run(sampler, CROWD[0], CROWD[3])[0]
+    theirs = stock(pipelines(family, ""), model.make_scheduler(scheduler), family, num_inference_steps=4, eta=eta)
+    assert_close(ours, theirs)
+
+
+WHOLE = [("sd1", "ddim", 0.0, 1.0), ("sd1", "euler_ancestral", 0.0, 1.0), ("sdxl", "euler", 0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("family", "scheduler", "eta", "strength"), [(*case, 0.5) for case in STOCK] + WHOLE)
+def test_image_to_image_agrees_with_the_stock_pipeline(loaded, pipelines, family, scheduler, eta, strength):
+    model = loaded(family)
+    guidance = guidance_of(family)
+    sampler = SlotSampler(model, scheduler, steps=4, guidance=guidance, slots=2, strength=strength, eta=eta)
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    outcomes = list(sampler.run([CROWD[0], CROWD[3]], lambda candidate: picture))
+    arguments = {"image": picture, "strength": strength, "num_inference_steps": 4, "eta": eta}
+    theirs = stock(pipelines(family, "Img2Img"), model.make_scheduler(scheduler), family, **arguments)
+    assert_close(outcomes[0].latents, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_empty_negative_prompt_is_none_as_diffusers_has_it(loaded, pipelines, family, monkeypatch):
+    monkeypatch.setitem(globals(), "CROWD", [Candidate(0, "a painting of a frog", "", 3)])
+    model = loaded(family)
+    ours = run(SlotSampler(model, "ddim", steps=2, guidance=guidance_of(family), slots=1), CROWD[0])[0]
+    assert_close(ours, stock(pipelines(family, ""), model.make_scheduler("ddim"), family, num_inference_steps=2))
+
+
+def test_guidance_and_negative_prompts_move_the_image_and_turbo_reads_neither(loaded):
+    def latents(family, guidance, negative_prompt):
+        sampler = SlotSampler(loaded(family), "euler", steps=2, guidance=guidance, slots=1)
+        return run(sampler, Candidate(0, "a frog", negative_prompt, 5))[0]
+
+    plain = latents("sd1", 4.0, "")
+    assert not torch.equal(plain, latents("sd1", 4.0, "poor quality"))
+    assert not torch.equal(plain, latents("sd1", 8.0, ""))
+    assert torch.equal(latents("sdxl_turbo", 0.0, ""), latents("sdxl_turbo", 0.0, "poor quality"))
+    assert not torch.equal(latents("lcm", 2.0, ""), latents("lcm", 8.0, ""))  # told the scale, no second row
+
+
+def test_the_denoiser_always_sees_the_same_shape_and_no_slot_stays_empty_while_candidates_wait(loaded, monkeypatch):
+    model = loaded("sd1")
+    shapes, denoise = [], model.denoise
+    monkeypatch.setattr(
+        model, "denoise", lambda latents, *rest: shapes.append(latents.shape) or denoise(latents, *rest)
+    )
+    sampler = SlotSampler(model, "ddim", steps=4, slots=3, strength=0.5)
+    whole, half = Candidate(0, "a frog", "", 1), Candidate(1, "a cat", "", 2, basemap="yes")
+    list(sampler.run([whole, half, half, half, half, whole], basemap))
+    assert set(shapes) == {(3, 4, 8, 8)}
+    # 4 + 2 + 2 + 2 + 2 + 4 steps: slots of 4, 2 + 2 (+ 4 more), 2 + 2 → the last one begins at step 4 and ends at 8
+    assert len(shapes) == 8
+
+
+@pytest.mark.parametrize(("family", "guidance", "expected"), [("sd1", 4.0, 6), ("sd1", 1.0, 3), ("lcm", 8.0, 3)])
+def test_evaluations_count_denoiser_rows(loaded, family, guidance, expected):
+    sampler = SlotSampler(loaded(family), "ddim", steps=3, guidance=guidance, slots=2)
+    assert [item.evaluations for item in sampler.run(CROWD[:1])] == [expected]
+
+
+def test_a_failing_candidate_is_told_of_and_leaves_the_others_alone(poisoned):
+    sampler = SlotSampler(poisoned, "dpmpp_2m", steps=3, slots=2)
+
+    def broken_basemap(candidate):
+        if candidate.index == 1:
+            raise OSError("disk on fire")
+        return Image.new("RGB", (32, 64)) if candidate.index == 3 else None
+
+    outcomes = {outcome.candidate.index: outcome for outcome in sampler.run(CROWD[:5], broken_basemap)}
+    assert outcomes[1] == Failed(CROWD[1], "OSError: disk on fire")
+    assert outcomes[2].error == "the latents are not finite after step 1 of 3; try dtype=float32"
+    assert outcomes[2].evaluations == 2
+    assert "basemap is 32x64, not 64x64" in outcomes[3].error
+    assert torch.equal(outcomes[4].latents, run(sampler, CROWD[4])[4])
+
+
+def test_candidates_of_an_endless_stream_are_drawn_only_when_a_slot_is_free(loaded):
+    drawn: list[int] = []
+
+    def endless() -> Iterator[Candidate]:
+        for index in count():
+            drawn.append(index)
+            yield Candidate(index, "a frog", "", index)
+
+    outcomes = SlotSampler(loaded("sd1"), "ddim", steps=2, slots=3).run(endless())
+    assert next(outcomes).candidate.index == 0
+    assert drawn == [0, 1, 2]
+    assert [next(outcomes).candidate.index for _ in range(3)] == [1, 2, 3]
+    assert drawn == [0, 1, 2, 3, 4, 5]
+
+
+def test_other_sizes_than_the_models_own(loaded):
+    sampler = SlotSampler(loaded("sdxl"), "euler", steps=2, slots=2, width=96, height=48)
+    [outcome] = sampler.run(CROWD[:1])
+    assert outcome.latents.shape == (4, 6, 12)
+    assert sampler.model.decode(outcome.latents[None])[0].size == (96, 48)
+
+
+def test_running_out_of_memory_names_the_settings_to_lower(loaded, monkeypatch):
+    model = loaded("sd1")
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "denoise", full)
+    with pytest.raises(UserError, match=r"2 slots of 64x64 pixels .* lower diffusion.slots"):
+        list(SlotSampler(model, steps=2, slots=2).run(CROWD[:1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "dimm"}, "scheduler 'dimm' is not one of ddim, ddpm"),
+        (
+            {"scheduler_options": {"spacing": "trailing"}},
+            "scheduler 'ddim' has no option 'spacing'; it has .*timestep_spacing",
+        ),
+        ({"scheduler": "lcm", "steps": 60}, "scheduler lcm with 60 steps: .*50"),
+        ({"slots": 0}, "slots 0 is below 1"),
+        ({"width": 60}, "width 60 is not a positive multiple of 8: try 56"),
+        ({"strength": 0.0}, r"strength 0.0 is outside \(0, 1\]"),
+        ({"strength": 0.1, "steps": 4}, "strength 0.1 of 4 steps leaves none: raise strength to 0.25"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(loaded, arguments, message):
+    with pytest.raises(UserError, match=message):
+        SlotSampler(loaded("sd1"), **arguments)
