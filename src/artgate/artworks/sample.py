@@ -246,7 +246,7 @@ def _textured(image: Image.Image, rng: np.random.Generator, strength: float) -> 
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _image(pixels: NDArray[np.floating]) -> Image.Image:

@@ -1,0 +1,351 @@
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from itertools import count, islice
+from pathlib import Path
+
+import pytest
+from pictures import encoded, picture, png, run_in_fork
+
+from artgate.artworks import collection as collection_module
+from artgate.artworks.artwork import Artwork, Provenance, image_id_of
+from artgate.artworks.collection import Collection, NewArtwork
+from artgate.artworks.decode import Refused
+from artgate.artworks.files import read_lines
+from artgate.errors import UserError
+
+
+def made(root: Path, n: int = 5) -> Collection:
+    collection = Collection(root, create=True)
+    collection.add_many([item(i) for i in range(n)])
+    return collection
+
+
+def item(number: int) -> NewArtwork:
+    return NewArtwork(png(number), Provenance(source="test", source_id=str(number), prompt=f"picture {number}"))
+
+
+def assert_sound(root: Path) -> Collection:
+    """Open, and hold what must hold after anything: lines, images and ids agree, nothing is left over."""
+    collection = Collection(root)
+    names = [line["file_name"] for line in read_lines(root / "metadata.jsonl")]
+    assert max(Counter(names).values(), default=1) == 1, "an artwork is there twice"
+    assert (root / "metadata.jsonl").read_bytes()[-1:] in (b"\n", b"")
+    assert names == [artwork.file_name for artwork in collection]
+    assert {f"images/{p.name}" for p in (root / "images").iterdir()} == set(names), "images and lines differ"
+    leftovers = {p.name for p in root.iterdir()} - {"images", "metadata.jsonl", "drops.jsonl", "purged.jsonl", ".lock"}
+    assert not leftovers
+    for artwork in collection:
+        assert image_id_of(collection.path(artwork).read_bytes()) == artwork.image_id
+        assert artwork.provenance.prompt == f"picture {artwork.provenance.source_id}", "provenance was lost"
+    return collection
+
+
+def test_an_added_artwork_is_described_kept_and_found_again(tmp_path):
+    collection = Collection(tmp_path / "c", create=True)
+    data = encoded(picture(1, (80, 60)), "JPEG")
+    artwork = collection.add(data, Provenance(source="test", seed=5), "fox.jpg")
+    assert (artwork.width, artwork.height, artwork.format) == (80, 60, "JPEG")
+    assert artwork.image_id == image_id_of(data)
+    assert len(artwork.pdq) == 64
+    assert artwork.provenance.seed == 5
+    assert artwork.provenance.collected_at
+    again = Collection(tmp_path / "c")
+    assert list(again) == [artwork]
+    assert artwork.image_id in again
+    assert again[artwork.image_id] == artwork
+    assert again.path(artwork).read_bytes() == data
+    assert again.image(artwork).size == (80, 60)
+
+
+def test_iteration_is_in_the_order_of_adding(tmp_path):
+    collection = made(tmp_path, 7)
+    collection.add(*item(99))
+    assert [a.provenance.source_id for a in Collection(tmp_path)] == [*"0123456", "99"]
+
+
+def test_the_same_bytes_twice_are_one_artwork_with_its_first_provenance(tmp_path):
+    collection = made(tmp_path, 1)
+    (first,) = collection
+    assert collection.add(png(0), Provenance(source="elsewhere")) == first
+    assert collection.add_many([item(0), item(3), item(3)])[1:] == [collection[image_id_of(png(3))]] * 2
+    assert [a.provenance.source_id for a in assert_sound(tmp_path)] == ["0", "3"]
+    (drop,) = read_lines(tmp_path / "drops.jsonl")
+    assert (drop["reason"], drop["source"]) == ("same-bytes", "elsewhere")
+
+
+def test_what_is_refused_is_noted_with_its_reason_and_raised(tmp_path):
+    collection = Collection(tmp_path, create=True)
+    with pytest.raises(Refused) as caught:
+        collection.add(b"<html>", Provenance(source="web", page_url="http://x/1"), "a.png")
+    assert caught.value.reason == "not-an-image"
+    results = collection.add_many([item(0), NewArtwork(b"", Provenance(source="web")), item(1)])
+    assert [type(r) for r in results] == [Artwork, Refused, Artwork]
+    drops = read_lines(tmp_path / "drops.jsonl")
+    assert [(d["reason"], d.get("name"), d.get("page_url")) for d in drops] == [
+        ("not-an-image", "a.png", "http://x/1"),
+        ("empty", None, None),
+    ]
+    assert len(assert_sound(tmp_path)) == 2
+
+
+def test_a_folder_that_is_no_collection_is_an_error_that_names_the_cure(tmp_path):
+    with pytest.raises(UserError, match=r"nothing is not a Collection.*artgate import"):
+        Collection(tmp_path / "nothing")
+
+
+def test_an_image_deleted_by_hand_is_left_out_until_it_is_back(tmp_path):
+    collection = made(tmp_path, 3)
+    victim = list(collection)[1]
+    data = collection.path(victim).read_bytes()
+    collection.path(victim).unlink()
+    with pytest.raises(UserError, match="is gone"):
+        collection.image(victim)
+    assert victim.image_id not in Collection(tmp_path)
+    reopened = Collection(tmp_path)
+    assert reopened.add(data) == victim
+    assert len(read_lines(tmp_path / "metadata.jsonl")) == 3
+    assert len(assert_sound(tmp_path)) == 3
+
+
+def test_a_damaged_image_is_an_error_that_names_the_file(tmp_path):
+    collection = made(tmp_path, 1)
+    (artwork,) = collection
+    collection.path(artwork).write_bytes(png(0)[:-20])
+    with pytest.raises(UserError, match=rf"{artwork.image_id}.png cannot be read \(truncated"):
+        collection.image(artwork)
+
+
+def test_opening_a_read_only_folder_reads_it_and_changes_nothing(tmp_path, monkeypatch):
+    made(tmp_path, 2)
+    with (tmp_path / "metadata.jsonl").open("ab") as file:
+        file.write(b'{"file_na')
+    before = (tmp_path / "metadata.jsonl").read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert len(Collection(tmp_path)) == 2
+    assert (tmp_path / "metadata.jsonl").read_bytes() == before
+
+
+def test_a_torn_last_line_is_cut_and_its_image_adopted(tmp_path):
+    made(tmp_path, 3)
+    whole = (tmp_path / "metadata.jsonl").read_bytes()
+    last = len(whole.splitlines()[-1]) + 1
+    for cut in (2, last // 2, last - 1):
+        (tmp_path / "metadata.jsonl").write_bytes(whole[:-cut])
+        (tmp_path / "drops.jsonl").write_bytes(b'{"reason": "x"}\n{"re')
+        adopted = list(Collection(tmp_path))[-1]
+        assert adopted.image_id == image_id_of(png(2))
+        assert (adopted.width, adopted.height, adopted.provenance.source) == (64, 48, "adopted")
+        assert read_lines(tmp_path / "metadata.jsonl")[-1]["image_id"] == adopted.image_id
+        assert read_lines(tmp_path / "drops.jsonl") == [{"reason": "x"}]
+
+
+def test_an_image_without_a_line_that_is_not_what_its_name_says_is_removed_with_a_note(tmp_path):
+    made(tmp_path, 1)
+    liar = tmp_path / "images" / f"{'0' * 64}.png"
+    liar.write_bytes(png(5))
+    assert len(assert_sound(tmp_path)) == 1
+    (drop,) = read_lines(tmp_path / "drops.jsonl")
+    assert (drop["reason"], drop["file_name"]) == ("damaged", f"images/{liar.name}")
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path):
+    made(tmp_path, 1)
+    (tmp_path / "images" / "holiday.jpg").write_bytes(b"mine")
+    Collection(tmp_path)
+    assert (tmp_path / "images" / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_purged_artworks_are_gone_and_may_not_return(tmp_path):
+    collection = made(tmp_path, 5)
+    victims = [a.image_id for a in collection][1:3]
+    with pytest.raises(UserError, match=r"ffff.* is not in .*nothing was purged"):
+        collection.purge([*victims, "f" * 64])
+    assert len(collection) == 5
+    assert collection.purge(victims) == 2
+    for c in (collection, assert_sound(tmp_path)):
+        assert [a.provenance.source_id for a in c] == ["0", "3", "4"]
+        with pytest.raises(Refused, match="purged"):
+            c.add(*item(1))
+    assert Counter(d["reason"] for d in read_lines(tmp_path / "drops.jsonl")) == {"purged": 2}
+
+
+def test_two_open_collections_see_each_others_adds_and_purges(tmp_path):
+    one, two = made(tmp_path, 2), Collection(tmp_path)
+    one.add(*item(2))
+    two.add(*item(3))
+    assert len(two) == 4
+    one.purge([image_id_of(png(3))])
+    two.add(*item(4))
+    assert [a.provenance.source_id for a in two] == ["0", "1", "2", "4"]
+    assert_sound(tmp_path)
+
+
+def test_processes_that_add_at_once_lose_nothing_and_double_nothing(tmp_path):
+    made(tmp_path, 0)
+
+    def add(numbers: range) -> None:
+        collection = Collection(tmp_path)
+        for number in numbers:
+            collection.add(*item(number))
+
+    children = [os.fork() for _ in range(1)]
+    if 0 in children:
+        add(range(0, 20))
+        os._exit(0)
+    add(range(10, 30))
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert {a.provenance.source_id for a in assert_sound(tmp_path)} == {str(i) for i in range(30)}
+
+
+def test_a_lock_held_by_another_process_is_an_error_after_a_while(tmp_path, monkeypatch):
+    made(tmp_path, 1)
+    monkeypatch.setattr(collection_module, "LOCK_SECONDS", 0.2)
+    ready, wait = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with Collection(tmp_path)._locked():
+            os.write(ready[1], b"!")
+            os.read(wait[0], 1)
+        os._exit(0)
+    try:
+        os.read(ready[0], 1)
+        with pytest.raises(UserError, match="locked by another process"):
+            Collection(tmp_path)
+    finally:
+        os.write(wait[1], b"!")
+        os.waitpid(child, 0)
+
+
+def test_kills_at_random_moments_lose_nothing_that_add_returned_for(tmp_path):
+    """30 SIGKILLs, each of a process that adds one by one or in groups; ids come through a pipe as `add` returns."""
+    made(tmp_path, 0)
+    rng = random.Random(0)
+    acknowledged: set[str] = set()
+    numbers = count()
+    killed = 0
+    for attempt in range(30):
+        reader, writer = os.pipe()
+        batch = list(islice(numbers, 400))
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _add_for_ever(tmp_path, batch, group=1 if attempt % 2 else 5, acknowledge=writer)
+            os._exit(0)
+        os.close(writer)
+        time.sleep(rng.uniform(0.005, 0.25))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with os.fdopen(reader) as pipe:
+            acknowledged |= set(pipe.read().split())
+        lost = acknowledged - {artwork.image_id for artwork in assert_sound(tmp_path)}
+        assert not lost
+    assert killed >= 20
+    assert len(acknowledged) >= 20, "too few adds for the kills to mean anything"
+    assert len(Collection(tmp_path)) <= len(acknowledged) + 5 * killed
+
+
+def _add_for_ever(root: Path, numbers: list[int], group: int, acknowledge: int) -> None:
+    collection = Collection(root)
+    for start in range(0, len(numbers), group):
+        results = collection.add_many([item(n) for n in numbers[start : start + group]])
+        os.write(acknowledge, "".join(f"{r.image_id}\n" for r in results).encode())
+
+
+def _killed_at_event(work, number: int) -> bool:
+    """Run `work` in a fork that is killed at its `number`-th open, rename, removal or directory listing."""
+
+    def counted() -> None:
+        left = number
+
+        def hook(event: str, arguments: tuple) -> None:
+            nonlocal left
+            if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir"):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        work()
+
+    return run_in_fork(counted) == -signal.SIGKILL
+
+
+def test_a_kill_at_every_single_step_of_an_add_leaves_each_artwork_whole_or_absent(tmp_path):
+    png(0)  # Pillow's plugins are loaded before the steps are counted
+    for step in range(1, 200):
+        root = tmp_path / str(step)
+        made(root, 2)
+        killed = _killed_at_event(lambda root=root: Collection(root).add_many([item(2), item(3), item(4)]), step)
+        kept = [a.provenance.source_id for a in assert_sound(root)]
+        assert kept[:2] == ["0", "1"]
+        assert set(kept[2:]) <= {"2", "3", "4"}
+        assert len(made(root, 5)) == 5
+        assert len(assert_sound(root)) == 5
+        if not killed:
+            break
+    assert not killed
+    assert step > 15, "the steps were not counted"
+
+
+def test_a_kill_at_every_single_step_of_a_purge_is_finished_by_the_next_open(tmp_path):
+    outcomes = Counter()
+    for step in range(1, 200):
+        root = tmp_path / str(step)
+        victims = [a.image_id for a in made(root, 4)][1:3]
+        killed = _killed_at_event(lambda root=root, victims=victims: Collection(root).purge(victims), step)
+        kept = [a.provenance.source_id for a in assert_sound(root)]
+        assert kept in (["0", "1", "2", "3"], ["0", "3"])
+        outcomes[len(kept)] += 1
+        if not killed:
+            break
+    assert not killed
+    assert kept == ["0", "3"]
+    assert min(outcomes[2], outcomes[4]) > 2
+
+
+def test_a_line_that_is_not_an_artwork_is_named(tmp_path):
+    made(tmp_path, 1)
+    with (tmp_path / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "images/a.png"}) + "\n")
+    with pytest.raises(UserError, match="image_id"):
+        Collection(tmp_path)
+
+
+def test_datasets_reads_a_collection_as_an_imagefolder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path / "c"
+    collection = Collection(root, create=True)
+    bare = [NewArtwork(png(i)) for i in range(3)]
+    rich = [
+        NewArtwork(encoded(picture(i), "WEBP"), Provenance(source="x", prompt="a fox", seed=2**64 - 1, guidance=7.5))
+        for i in range(3, 6)
+    ]
+    collection.add_many([*bare, *rich, NewArtwork(b"no image", name="a.png")])
+    collection.purge([list(collection)[0].image_id])
+    data = datasets.load_dataset("imagefolder", data_dir=str(root), cache_dir=str(tmp_path / "cache"), split="train")
+    assert data["image_id"] == [artwork.image_id for artwork in collection]
+    assert data["seed"] == ["", ""] + ["18446744073709551615"] * 3
+    assert data["guidance"] == ["", ""] + ["7.5"] * 3
+    assert data["width"] == [64] * 5
+    assert [row["image"].size for row in data] == [(64, 48)] * 5
+    assert data[4]["image"].convert("RGB").tobytes() == collection.image(list(collection)[4]).tobytes()
+
+
+def test_datasets_reads_numbers_that_only_come_after_its_first_ten_megabytes(tmp_path):
+    """`datasets` fixes the columns' types by the first 10 MB of metadata.jsonl; later lines must not contradict."""
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path / "c"
+    collection = Collection(root, create=True)
+    (template,) = collection.add_many([NewArtwork(png(0), Provenance(prompt="x" * 20_000))])
+    line = json.dumps(template.to_json())
+    with (root / "metadata.jsonl").open("a") as file:
+        file.write(f"{line}\n" * 600)
+    assert len(Collection(root)) == 1
+    Collection(root).add(png(1), Provenance(steps=20, seed=7, guidance=5.0, parameters={"a": 1}, http_status=200))
+    data = datasets.load_dataset("imagefolder", data_dir=str(root), cache_dir=str(tmp_path / "cache"), split="train")
+    assert (len(data), data[601]["steps"], data[601]["seed"]) == (602, "20", "7")

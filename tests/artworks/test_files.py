@@ -1,0 +1,104 @@
+import json
+import os
+import stat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artgate.artworks.files import append_line, append_lines, read_lines, repair_lines, write_atomic
+from artgate.errors import UserError
+
+
+def test_write_atomic_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "summary.json"
+    write_atomic(path, "first, and longer")
+    write_atomic(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_atomic(path, "old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_write_atomic_makes_files_that_others_may_read_as_the_umask_says(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", "x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_writing_into_a_missing_folder_names_it(tmp_path):
+    with pytest.raises(UserError, match="nowhere does not exist; make it first"):
+        write_atomic(tmp_path / "nowhere" / "a.json", "{}")
+
+
+def test_lines_come_back_in_order_with_their_unicode(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_line(path, {"prompt": "снег, 雪\n☃"})
+    append_lines(path, [{"n": 1}, '{"n": 2}'])
+    assert read_lines(path) == [{"prompt": "снег, 雪\n☃"}, {"n": 1}, {"n": 2}]
+    assert path.read_text().count("\n") == 3
+
+
+def test_a_missing_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "none.jsonl") == []
+    assert repair_lines(tmp_path / "none.jsonl") == 0
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float"):
+        append_line(tmp_path / "log.jsonl", {"score": float("nan")})
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_line_torn_at_any_byte_is_left_out_and_cut_and_the_rest_goes_on(tmp_path):
+    path = tmp_path / "log.jsonl"
+    first, second = json.dumps({"n": 1, "text": "ü"}), json.dumps({"n": 2, "text": "é" * 20}, ensure_ascii=False)
+    whole = f"{first}\n{second}\n".encode()
+    start = len(first) + 1
+    for end in range(start, len(whole) + 1):
+        path.write_bytes(whole[:end])
+        survives = end >= len(whole) - 1  # the line is whole even where only its newline is missing
+        expected = [json.loads(first)] + [json.loads(second)] * survives
+        assert read_lines(path) == expected
+        assert repair_lines(path) == (0 if survives else end - start)
+        append_line(path, {"n": 3})
+        assert read_lines(path) == [*expected, {"n": 3}]
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_cut(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + bytes(300))
+    assert repair_lines(path) == 300
+    assert read_lines(path) == [{"n": 1}]
+
+
+@pytest.mark.parametrize("bad", ["not json", "[1, 2]", "3", "[" * 100_000])
+def test_a_bad_line_in_the_middle_is_named_with_its_number(tmp_path, bad):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"n": 1}}\n{bad}\n{{"n": 2}}\n')
+    with pytest.raises(UserError, match=r"log.jsonl, line 2 .*delete"):
+        read_lines(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.text())), max_size=5))
+def test_what_is_appended_is_what_is_read(tmp_path_factory, lines):
+    path = tmp_path_factory.mktemp("lines") / "log.jsonl"
+    append_lines(path, lines)
+    assert read_lines(path) == lines
+    assert repair_lines(path) == 0
