@@ -126,7 +126,7 @@ def produce(
                 f"are kept in {batch.root}; make room or mend the access, then run the same command to go on"
             ) from error
         yield line
-        failures = [*failures, line] if line["status"] == "failed" else []
+        failures = _in_a_row(failures, line)
         if len(failures) >= max_failures:
             raise UserError(
                 f"{len(failures)} candidates in a row failed (max_failures={max_failures}), the first, candidate "
@@ -134,6 +134,13 @@ def produce(
             )
         if batch.accepted >= target:
             return
+
+
+def _in_a_row(failures: list[Line], line: Line) -> list[Line]:
+    if line["status"] == "failed":
+        return [*failures, line]
+    # A rejected candidate shows that painting and scoring work; only an accepted one that enlarging and saving do.
+    return [] if line["status"] == "accepted" else [failure for failure in failures if failure["score"] is not None]
 
 
 def judged(

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,13 @@ from artgate.config import validated
 from artgate.errors import UserError
 from artgate.generation.batch import Batch, produce, whole_groups
 from artgate.generation.config import GenerateConfig
+from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import build_gate
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.progress import Progress
+from artgate.generation.prompts import CandidateSource
 from artgate.generation.summary import summarise
+from artgate.generation.upscaler_config import UpscalerConfig
 
 MODELS, SESSIONS, SUMMARY = "models.json", "sessions.jsonl", "summary.json"
 
@@ -36,30 +38,48 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
     until then is kept, and summarised.
     """
     settings = validated(GenerateConfig, cfg)
-    _check_scorer(settings)
+    _check_what_is_light(settings)
+    source = CandidateSource(settings.prompts, settings.seed)
     batch = Batch(_batch_dir(settings), asdict(settings))
-    try:
-        if _is_over(batch, settings):
-            print(f"nothing is left to do in {batch.root}")
-        else:
-            _work(batch, settings)
-    except (KeyboardInterrupt, UserError):
-        if batch.lines:
-            with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
-                _conclude(batch, settings)
-        raise
-    finally:
-        batch.close()
-    return _conclude(batch, settings)
+    with contextlib.closing(batch), _unwritable_told(batch.root):
+        try:
+            if _is_over(batch, settings):
+                print(f"nothing is left to do in {batch.root}")
+            else:
+                _work(batch, settings, source)
+        except (KeyboardInterrupt, UserError):
+            if batch.lines:
+                with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
+                    _conclude(batch, settings)
+            raise
+        return _conclude(batch, settings)
 
 
-def _work(batch: Batch, settings: GenerateConfig) -> None:
-    from artgate.generation.prompts import candidates
+def remake(sidecar: Path) -> bytes:
+    """The file of an accepted artwork, made again from its sidecar: bit by bit the same with the same libraries.
+
+    Raises UserError if a model is no longer the one that it was made with, or the candidate fails.
+    """
+    from artgate.generation.prompts import Candidate
+    from artgate.generation.records import png
+    from artgate.generation.stages import load_stages, outcomes
+
+    told = json.loads(sidecar.read_text())
+    stages = load_stages(validated(GenerateConfig, told["config"]))
+    _refuse_other_models(stages.models, told["models"], str(sidecar))
+    (outcome,) = outcomes(stages, [Candidate(**told["candidate"])])
+    if outcome.picture is None:
+        raise UserError(f"{sidecar}: the candidate failed this time: {outcome.error}")
+    return png(stages, Candidate(**told["candidate"]), stages.enlarged(outcome.picture))
+
+
+def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> None:
     from artgate.generation.records import Records
     from artgate.generation.stages import load_stages, outcomes
 
     with Interrupts() as interrupts:
         try:
+            _check_stream(batch, source)
             begun = time.perf_counter()
             stages = load_stages(settings)
             loading = time.perf_counter() - begun
@@ -69,8 +89,7 @@ def _work(batch: Batch, settings: GenerateConfig) -> None:
             raise
         gate = build_gate(settings.gate)
         records = Records(batch.root, stages, asdict(settings), settings.keep_rejected)
-        stream = candidates(settings.prompts, settings.seed)
-        left = islice(stream, len(batch.lines), whole_groups(settings.max_candidates, gate))
+        left = (source[k] for k in range(len(batch.lines), whole_groups(settings.max_candidates, gate)))
         decided = produce(
             outcomes(stages, left),
             batch,
@@ -87,6 +106,17 @@ def _work(batch: Batch, settings: GenerateConfig) -> None:
             for _ in decided:
                 progress.advance()
         records.purge_strays(batch.lines)
+
+
+@contextlib.contextmanager
+def _unwritable_told(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the batch in {root} cannot be written ({error}): make room or mend the access, then run the same command "
+            "to go on"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -133,8 +163,10 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
     return "\n".join(lines)
 
 
-def _check_scorer(settings: GenerateConfig) -> None:
-    """Complain now: otherwise a wrong path would be told of once torch is loaded."""
+def _check_what_is_light(settings: GenerateConfig) -> None:
+    """Complain now of what would otherwise be told of once torch is loaded."""
+    validated(DiffusionConfig, settings.diffusion, "diffusion")
+    validated(UpscalerConfig, settings.upscaler, "upscaler")
     if settings.scorer is not None and not (Path(settings.scorer).expanduser() / "scorer.json").is_file():
         raise UserError(
             f"scorer {settings.scorer} is not the folder of a scorer (it has no scorer.json): give one that train.py "
@@ -156,19 +188,34 @@ def _is_over(batch: Batch, settings: GenerateConfig) -> bool:
     return batch.accepted >= settings.target or len(batch.lines) >= limit
 
 
+def _check_stream(batch: Batch, source: CandidateSource) -> None:
+    """Refuse a stream that is not that of the ledger: files that the configuration names may have changed."""
+    for line in batch.lines:
+        now = asdict(source[line["index"]])
+        for key, value in now.items():
+            if line[key] != value:
+                raise UserError(
+                    f"candidate {line['index']} of {batch.root} has {key} {line[key]!r}, and would have {value!r} "
+                    "now: a file that the prompts name has changed; bring it back, or give another batch_dir"
+                )
+
+
 def _settle_models(batch: Batch, models: dict[str, Any]) -> None:
-    """Refuse models that are not those of the batch's first candidates: a path may lead to other weights by now."""
     path = batch.root / MODELS
     if batch.lines and path.exists():
-        before = json.loads(path.read_text())
-        for stage, model in models.items():
-            if model["fingerprint"] != before[stage]["fingerprint"]:
-                raise UserError(
-                    f"{batch.root} was begun with {stage} {before[stage]['name']} {before[stage]['fingerprint'][:12]}, "
-                    f"and what is loaded now is {model['fingerprint'][:12]}: bring the former weights back, or give "
-                    "another batch_dir"
-                )
+        _refuse_other_models(models, json.loads(path.read_text()), str(batch.root))
     write_atomic(path, json.dumps(models, indent=2) + "\n")
+
+
+def _refuse_other_models(now: dict[str, Any], before: dict[str, Any], made: str) -> None:
+    """The same path may lead to other weights by now."""
+    for stage, model in now.items():
+        former = before[stage]
+        if model["fingerprint"] != former["fingerprint"]:
+            raise UserError(
+                f"{made} was made with {stage} {former['name']} {former['fingerprint'][:12]}, and what is loaded is "
+                f"{model['fingerprint'][:12]}: bring the former weights back, or begin another batch_dir"
+            )
 
 
 def _evaluations(batch: Batch) -> int:

@@ -18,6 +18,7 @@ from artgate.artworks.collection import Collection
 from artgate.artworks.decode import Refused
 from artgate.artworks.files import write_atomic
 from artgate.artworks.parameters import GenerationParameters, embed_png, format_a1111
+from artgate.errors import UserError
 from artgate.generation.batch import Line, Outcome
 from artgate.generation.gate import Verdict
 from artgate.generation.prompts import Candidate
@@ -62,6 +63,8 @@ class Records:
         begun = time.perf_counter()
         try:
             image = self.stages.enlarged(picture)
+        except UserError:  # nothing that the next candidate would do better, as too little memory
+            raise
         except Exception as error:  # whatever is wrong with one candidate must not end the batch
             return {"status": "failed", "reason": f"upscale: {type(error).__name__}: {error}"}
         enlarged = time.perf_counter()
@@ -97,7 +100,6 @@ class Records:
                 "scheduler": diffusion.scheduler,
                 "steps": diffusion.steps,
                 "guidance": diffusion.guidance,
-                "strength": self.stages.sampler.strength,
                 "width": self.stages.sampler.width,
                 "height": self.stages.sampler.height,
                 "slots": self.stages.sampler.slots,

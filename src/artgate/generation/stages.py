@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from artgate.config import validated
 from artgate.errors import UserError
-from artgate.generation.basemap import build_basemap
+from artgate.generation.basemap import BasemapConfig, build_basemap
 from artgate.generation.batch import Outcome
 from artgate.generation.config import ApplicationConfig, GenerateConfig
 from artgate.generation.models import load_model
@@ -39,6 +40,7 @@ class Stages:
 def load_stages(settings: GenerateConfig) -> Stages:
     """Load scorer, upscaler and diffusion model: the quickest to fail first. Raises UserError, with the cure."""
     application = settings.application
+    basemap = validated(BasemapConfig, settings.basemap, "basemap")
     upscaler = build_upscaler(settings.upscaler)
     model = load_model(settings.diffusion)
     scorer_folder = Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
@@ -52,7 +54,7 @@ def load_stages(settings: GenerateConfig) -> Stages:
         slots=config.slots,
         width=application.width or model.size[0],
         height=application.height or model.size[1],
-        strength=settings.basemap.get("strength", 1.0),
+        strength=basemap.strength,
         eta=config.eta,
         scheduler_options=config.scheduler_options,
     )
@@ -60,10 +62,10 @@ def load_stages(settings: GenerateConfig) -> Stages:
     models = {
         "diffusion": {"name": config.name, "fingerprint": model.fingerprint, "licence": config.licence},
         "scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None},
-        "upscaler": {"name": settings.upscaler.get("name"), "fingerprint": upscaler.fingerprint, "licence": None},
+        "upscaler": {"name": upscaler.name, "fingerprint": upscaler.fingerprint, "licence": upscaler.licence},
     }
-    basemap = build_basemap(settings.basemap, sampler.width, sampler.height)
-    return Stages(sampler, basemap, scorer, upscaler, application, models)
+    picture = build_basemap(basemap, sampler.width, sampler.height)
+    return Stages(sampler, picture, scorer, upscaler, application, models)
 
 
 def outcomes(stages: Stages, candidates: Iterable[Candidate]) -> Iterator[Outcome]:
@@ -109,10 +111,10 @@ def _scored(stages: Stages, item: Finished, seconds: dict[str, float]) -> Outcom
 
 
 def _check_final_size(application: ApplicationConfig, sampler: SlotSampler, upscaler: Upscaler) -> None:
-    width, height = sampler.width * upscaler.scale, sampler.height * upscaler.scale
+    width, height = round(sampler.width * upscaler.scale), round(sampler.height * upscaler.scale)
     if (application.final_width or 0) > width or (application.final_height or 0) > height:
         raise UserError(
             f"application {application.name} wants {application.final_width}x{application.final_height} pixels, and "
-            f"{sampler.width}x{sampler.height} enlarged {upscaler.scale}x are only {width}x{height}: generate larger "
+            f"{sampler.width}x{sampler.height} enlarged {upscaler.scale:g}x are only {width}x{height}: generate larger "
             "(application.width, application.height), or choose an upscaler of a larger scale"
         )

@@ -1,0 +1,115 @@
+"""Every YAML in conf/ is composed, and what it says is what its schema takes."""
+
+from pathlib import Path
+
+import pytest
+from batches import CONF, composed
+from omegaconf import OmegaConf
+
+from artgate.config import validated
+from artgate.errors import UserError
+from artgate.generation.basemap import BasemapConfig, build_basemap
+from artgate.generation.config import ApplicationConfig, GateConfig, GenerateConfig
+from artgate.generation.diffusion_config import DiffusionConfig
+from artgate.generation.gate import build_gate
+from artgate.generation.prompts import CandidateSource, PromptsConfig
+from artgate.generation.upscaler_config import UpscalerConfig
+from artgate.scoring.config import TrainConfig
+
+TRAIN_GROUPS = {"data", "encoder", "head", "trainer", "logger", "paths"}
+EXPERIMENTS = {"agiqa3k": "train", "agiqa3k_final": "train", "sample": "train", "demo": "generate"}
+# What a choice leaves to the user, as any would be given.
+GIVEN = {
+    "prompts=custom": ["prompts.prompts=[a frog]"],
+    "diffusion=local": ["diffusion.model=some/folder", "diffusion.licence=MIT"],
+    "upscaler=file": ["upscaler.weights.path=some.pth"],
+    "basemap=background": ["basemap.files=[some/folder]"],
+}
+
+
+def choices() -> list[str]:
+    """`group=choice` of every YAML in a group; names that begin with an underscore are parts of others."""
+    files = sorted(path for path in CONF.glob("*/*.yaml") if not path.name.startswith("_"))
+    return [f"{path.parent.name}={path.stem}" for path in files]
+
+
+GENERATE = [c for c in choices() if c.split("=")[0] not in {*TRAIN_GROUPS, "experiment"}]
+TRAIN = [c for c in choices() if c.split("=")[0] in TRAIN_GROUPS]
+EXPERIMENT = [c for c in choices() if c.startswith("experiment=")]
+
+
+def test_every_group_is_known():
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    known = set(GenerateConfig.__dataclass_fields__) | TRAIN_GROUPS | {"experiment"}
+    assert groups <= known
+    assert {c.removeprefix("experiment=") for c in EXPERIMENT} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("choice", GENERATE)
+def test_a_choice_of_generate_is_what_its_schema_takes(choice: str):
+    cfg = composed("generate", choice, *GIVEN.get(choice, []))
+    settings = validated(GenerateConfig, cfg)
+    assert isinstance(settings.gate, GateConfig) and isinstance(settings.application, ApplicationConfig)
+    build_gate(settings.gate)
+    diffusion = validated(DiffusionConfig, settings.diffusion, "diffusion")
+    assert diffusion.licence and (diffusion.download_gb > 0 or diffusion.name in ("embedded", "local"))
+    validated(UpscalerConfig, settings.upscaler, "upscaler")
+    candidate = CandidateSource(settings.prompts, settings.seed)[0]
+    assert candidate.prompt
+    basemap = validated(BasemapConfig, settings.basemap, "basemap")
+    if basemap.kind == "background":
+        with pytest.raises(UserError, match="some/folder"):
+            build_basemap(basemap, 64, 64)
+    else:
+        picture = build_basemap(basemap, 64, 48)(candidate)
+        assert (picture is None) == (basemap.kind == "none")
+        assert picture is None or picture.size == (64, 48)
+
+
+@pytest.mark.parametrize("choice", [c for c in GENERATE if c.startswith("prompts=") and c != "prompts=custom"])
+def test_prompts_say_more_than_one_thing(choice: str):
+    config = validated(PromptsConfig, validated(GenerateConfig, composed("generate", choice)).prompts)
+    source = CandidateSource(config, 1)
+    assert len({source[k].prompt for k in range(50)}) > 25
+
+
+@pytest.mark.parametrize("choice", [c for c in GENERATE if c.startswith("application=")])
+def test_what_an_application_delivers_is_within_what_is_enlarged_fourfold(choice: str):
+    application = validated(GenerateConfig, composed("generate", choice)).application
+    if application.final_width is not None:
+        assert application.width and application.height and application.final_height
+        assert application.final_width <= 4 * application.width and application.final_height <= 4 * application.height
+
+
+@pytest.mark.parametrize("choice", [c for c in GENERATE if c.startswith("upscaler=")])
+def test_an_upscaler_whose_weights_are_here_enlarges(choice: str):
+    from PIL import Image
+
+    from artgate.generation.upscale import build_upscaler
+
+    config = validated(UpscalerConfig, composed("generate", choice, *GIVEN.get(choice, [])).upscaler, "upscaler")
+    if config.engine != "none" and not config.weights.embedded:
+        pytest.skip("its weights are a download or the user's own")
+    upscaler = build_upscaler(OmegaConf.to_container(OmegaConf.structured(config)))  # type: ignore[arg-type]
+    assert upscaler(Image.new("RGB", (32, 24))).size == (round(32 * upscaler.scale), round(24 * upscaler.scale))
+
+
+@pytest.mark.parametrize("choice", TRAIN)
+def test_a_choice_of_train_is_what_its_schema_takes(choice: str, tmp_path: Path):
+    settings = validated(TrainConfig, composed("train", choice, f"data.root={tmp_path}", *_own_paths(tmp_path)))
+    assert settings.data.root == str(tmp_path)
+
+
+@pytest.mark.parametrize("choice", EXPERIMENT)
+def test_an_experiment_is_what_its_entry_point_takes(choice: str, tmp_path: Path):
+    if EXPERIMENTS[choice.removeprefix("experiment=")] == "generate":
+        settings = validated(GenerateConfig, composed("generate", choice))
+        assert validated(DiffusionConfig, settings.diffusion).model == "embedded" and settings.scorer is None
+        assert validated(UpscalerConfig, settings.upscaler).weights.embedded
+    else:
+        validated(TrainConfig, composed("train", choice, f"data.root={tmp_path}", *_own_paths(tmp_path)))
+
+
+def _own_paths(root: Path) -> list[str]:
+    """In place of what only a run of Hydra's can resolve."""
+    return [f"paths.run={root}"]
