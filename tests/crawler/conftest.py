@@ -13,7 +13,6 @@ from artgate.artworks.artwork import Provenance
 from artgate.artworks.collection import Collection
 
 CRAWLER = Path(__file__).parents[2] / "crawler"
-sys.path.insert(0, str(CRAWLER))
 
 A1111 = "a lighthouse\nNegative prompt: fog\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 42, Model: tiny"
 CONTACT = "tester@example.org"

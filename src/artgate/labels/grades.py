@@ -40,7 +40,7 @@ class Grades(Mapping[str, dict[str, np.ndarray]]):
         Raises UserError if the file is missing, or for a bad line, with its number, the value and the limit.
         """
         path = records_file(root, FILE_NAME)
-        cure = "make it from votes or ratings with `artgate grades`"
+        cure = "make it from votes with `artgate label consensus`"
         records = read_records(path, _parse, cure)
         probabilities = {image_id: aspects for image_id, aspects, _ in records}
         if len(probabilities) < len(records):
