@@ -8,14 +8,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -151,27 +148,30 @@ def _cached_or_fetched(
         raise UserError(_no_such_folder(repository)) from None
     except LocalEntryNotFoundError:
         pass
-    log.warning("downloading %s%s into the Hugging Face cache", repository, size)
     try:
+        # The download itself waits for a silent network without end: ask first, with a limit
+        HfApi(library_name="artgate").model_info(repository, timeout=HUB_PATIENCE)
+        log.warning("downloading %s%s into the Hugging Face cache", repository, size)
         fetched = Path(fetch(False))
-    except GatedRepoError:
-        raise UserError(
-            f"{repository} wants its licence accepted: on https://huggingface.co/{repository}, then `hf auth login`"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UserError(
-            f"{repository} is not on the hub: check the name and the revision (if it is private, `hf auth login`)"
-        ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{repository} is not in the cache and cannot be downloaded ({reason}): {cure}") from None
-    except OSError as error:
-        raise UserError(f"{repository} could not be downloaded ({error}): {cure}") from None
+    except Exception as error:  # of the hub, of its HTTP library (which changes with its version), of the disk
+        raise _explained(error, repository, cure) from error
     if not is_complete(fetched):
-        raise UserError(
-            f"{repository} has no diffusers checkpoint with safetensors weights: it lacks {_lacking(fetched)}"
-        )
+        raise UserError(f"{repository} is no diffusers checkpoint with safetensors weights: choose another repository")
     return fetched
+
+
+def _explained(error: Exception, repository: str, cure: str) -> UserError:
+    """What kept the repository from being downloaded, and what to do."""
+    if isinstance(error, GatedRepoError):
+        return UserError(
+            f"{repository} wants its licence accepted: on https://huggingface.co/{repository}, then `hf auth login`"
+        )
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        return UserError(
+            f"{repository} is not on the hub: check the name and the revision (if it is private, `hf auth login`)"
+        )
+    reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{repository} is not in the cache and cannot be downloaded ({reason}): {cure}")
 
 
 def _needed_files(variant: str | None) -> list[str]:
