@@ -12,6 +12,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 def build_scorer(path: Path, seed: int = 0) -> Path:
     """A scorer with the embedded encoder and a head of random weights: it has a taste, if no good one."""
+    import numpy as np
     import torch
     from PIL import Image
 
@@ -21,11 +22,11 @@ def build_scorer(path: Path, seed: int = 0) -> Path:
     from artgate.scoring.scorer import Scorer
 
     encoder = build_encoder({"kind": "embedded", "sizes": [64]})
-    pictures = [Image.effect_noise((64, 64), 10 * k).convert("RGB") for k in range(1, 4)]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = OrdinalHead(encoder.dim, aspects=1, grades=3, kind="linear", hidden=1, dropout=0.0, members=1)
-        head.standardise(encoder.encode_images(pictures))
+        head.standardise(encoder.encode_images([Image.fromarray(picture) for picture in pixels]))
         for weights in head.members.parameters():
             torch.nn.init.normal_(weights, std=0.02)
     return Scorer(encoder, head, no_calibration(aspects=1, grades=3), ["quality"]).save(path)

@@ -49,6 +49,7 @@ class Outcome:
 class Batch:
     """A batch folder, held by its only writer.
 
+    lines: the ledger so far. accepted: how many of its lines say so.
     Raises UserError where another process holds it, where it is the folder of something else, and where its
     candidates were decided under a different configuration.
     """
@@ -59,20 +60,17 @@ class Batch:
         try:
             repair_lines(root / LEDGER)
             self.lines: list[Line] = _ledger(root)
+            self.accepted = sum(line["status"] == "accepted" for line in self.lines)
             self._settle_config(json.loads(json.dumps(config)))
         except BaseException:
             self.close()
             raise
 
-    @property
-    def accepted(self) -> int:
-        """Accepted so far."""
-        return sum(line["status"] == "accepted" for line in self.lines)
-
     def append(self, line: Line) -> None:
         """Write a decided candidate to the ledger; it is on the disk on return."""
         append_line(self.root / LEDGER, line)
         self.lines.append(line)
+        self.accepted += line["status"] == "accepted"
 
     def close(self) -> None:
         """Let go of the folder."""

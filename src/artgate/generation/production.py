@@ -101,7 +101,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
         )
         with (
             _session(batch, stages.sampler, loading),
-            Progress(settings.target, batch.lines, settings.progress_seconds) as progress,
+            Progress(settings.target, batch, settings.progress_seconds) as progress,
         ):
             for _ in decided:
                 progress.advance()

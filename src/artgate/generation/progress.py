@@ -2,26 +2,26 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from artgate.generation.batch import Batch
+
 
 class Progress:
     """One line that is rewritten on a terminal, and a plain line every `interval` seconds elsewhere."""
 
-    def __init__(self, target: int, lines: Sequence[dict[str, Any]], interval: float, stream: TextIO | None = None):
+    def __init__(self, target: int, batch: Batch, interval: float, stream: TextIO | None = None):
         self._target = target
-        self._lines = lines
+        self._batch = batch
         self._interval = interval
         self._console = Console(file=stream or sys.stderr, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._begun = self._told = time.monotonic()
-        self._decided_before = len(lines)
-        self._accepted_before = _accepted(lines)
+        self._decided_before, self._accepted_before = len(batch.lines), batch.accepted
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -34,7 +34,7 @@ class Progress:
 
     def advance(self) -> None:
         """Tell where the batch stands, if it is time to."""
-        self._tell(at_once=_accepted(self._lines) >= self._target)
+        self._tell(at_once=False)
 
     def _tell(self, at_once: bool) -> None:
         now = time.monotonic()
@@ -45,9 +45,9 @@ class Progress:
             print(self._text(now), file=self._console.file, flush=True)
 
     def _text(self, now: float) -> str:
-        decided = len(self._lines) - self._decided_before
-        accepted = _accepted(self._lines) - self._accepted_before
-        return standing(_accepted(self._lines), self._target, len(self._lines), decided, accepted, now - self._begun)
+        decided, accepted = len(self._batch.lines), self._batch.accepted
+        here = decided - self._decided_before, accepted - self._accepted_before
+        return standing(accepted, self._target, decided, *here, now - self._begun)
 
 
 def standing(accepted: int, target: int, candidates: int, decided_now: int, accepted_now: int, seconds: float) -> str:
@@ -56,10 +56,6 @@ def standing(accepted: int, target: int, candidates: int, decided_now: int, acce
     rate = f"{decided_now / seconds:.2f}" if seconds > 0 else "?"
     left = _clock((target - accepted) * seconds / accepted_now) if accepted_now else "?"
     return f"{accepted}/{target} accepted · {candidates} candidates · yield {share} · {rate} images/s · {left} left"
-
-
-def _accepted(lines: Sequence[dict[str, Any]]) -> int:
-    return sum(line["status"] == "accepted" for line in lines)
 
 
 def _clock(seconds: float) -> str:
