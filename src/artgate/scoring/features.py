@@ -39,6 +39,7 @@ def extract_features(
     forward pass; the last is padded, so that features do not depend on what was cached before.
     Raises UserError for an image_id that is not in the Collection and for an image that cannot be read.
     """
+    _check(workers, minibatch)
     unknown = [image_id for image_id in image_ids if image_id not in collection]
     if unknown:
         raise UserError(f"image_id {unknown[0]!r} is not in {collection.root} ({len(unknown)} such): check the ids")
@@ -112,6 +113,13 @@ def _with_progress(computed: Computed, total: int) -> Computed:
         for chunk, features in computed:
             bar.update(len(chunk))
             yield chunk, features
+
+
+def _check(workers: int, minibatch: int) -> None:
+    if workers < 0:
+        raise UserError(f"workers {workers} is negative: give a number of threads, or 0 to have it chosen")
+    if minibatch < 1:
+        raise UserError(f"minibatch {minibatch} is below 1: give the number of images to a forward pass")
 
 
 def _description(encoder: Encoder) -> dict[str, object]:
