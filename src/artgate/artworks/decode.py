@@ -89,6 +89,8 @@ def _corrupt_if_it_raises(format: str) -> Iterator[None]:
         yield
     except Refused:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which it applies before ours
+        raise Refused("too-many-pixels", str(error)) from None
     except MemoryError:
         raise Refused("too-many-pixels", "there was not enough memory to decode it") from None
     # A hostile file can make a decoder raise nearly anything; nothing but this file is at stake.

@@ -63,17 +63,17 @@ def group_duplicates(hashes: Hashes, radius: int = RADIUS, mirrored: Hashes | No
     group, so labels do not depend on the order of the search. Exact: no pair within the radius is missed.
     Raises UserError for a radius outside [0, 63].
     """
-    hashes = _checked(hashes, "hashes")
+    hashes = _checked(hashes, "hashes", len(hashes))
     if not 0 <= radius <= MAX_RADIUS:
         raise UserError(f"radius {radius} is outside [0, {MAX_RADIUS}]: beyond it unlike pictures are joined")
-    rows = hashes if mirrored is None else np.concatenate([hashes, _checked(mirrored, "mirrored")], axis=1)
+    rows = hashes if mirrored is None else np.concatenate([hashes, _checked(mirrored, "mirrored", len(hashes))], axis=1)
     # Copies of one file, and flat pictures, come in masses: each distinct hash is searched once.
     distinct, of_row = np.unique(rows, axis=0, return_inverse=True)  # (U, 32 or 64), (N,)
     views = [np.ascontiguousarray(view) for view in np.split(distinct, distinct.shape[1] // 32, axis=1)]  # (U, 32) each
     return lowest_index_labels(components_within(views[0], views, radius)[of_row.reshape(-1)])
 
 
-def _checked(hashes: Hashes, name: str) -> Hashes:
-    if hashes.ndim != 2 or hashes.shape[1] != BITS // 8 or hashes.dtype != np.uint8:
-        raise UserError(f"{name} has shape {hashes.shape} and type {hashes.dtype}; expected (N, 32) uint8")
+def _checked(hashes: Hashes, name: str, n: int) -> Hashes:
+    if hashes.shape != (n, BITS // 8) or hashes.dtype != np.uint8:
+        raise UserError(f"{name} has shape {hashes.shape} and type {hashes.dtype}; expected ({n}, 32) uint8")
     return np.ascontiguousarray(hashes)
