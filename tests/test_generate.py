@@ -29,7 +29,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
     assert cpu_seconds() - before < 3
     assert done.returncode == 0
     for told in (
-        "gate: best_of, good, score",
+        "gate: best_of, demo, good, score",
         "application: desktop_wallpaper, none, phone_wallpaper",
         "max_candidates",
     ):
@@ -41,7 +41,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
     [
         (["gate.threshold=1.2"], "gate.threshold 1.2 is outside [0, 1]"),
         (["gate.treshold=0.2"], "Could not override 'gate.treshold'"),
-        (["gate=strict"], "Could not find 'gate/strict' Available options in 'gate': best_of good score"),
+        (["gate=strict"], "Could not find 'gate/strict' Available options in 'gate': best_of demo good score"),
         (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
         (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
         (["target=0"], "target 0 is below 1"),
@@ -63,6 +63,7 @@ def test_bad_input_ends_at_once_with_one_message(arguments: list[str], told: str
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
 
 
+@pytest.mark.slow
 def test_a_batch_from_the_command_line_and_again(tmp_path: Path):
     model, scorer = build_tiny("sd1", tmp_path / "sd1"), build_scorer(tmp_path / "scorer")
     command = [*overrides_of(model, scorer, tmp_path / "batch"), "target=2", "gate.threshold=0"]
@@ -80,6 +81,7 @@ def test_a_batch_from_the_command_line_and_again(tmp_path: Path):
     assert other.returncode == 2 and "seed is 5 there and 6 here" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_job_its_own_folder(tmp_path: Path):
     model, scorer = build_tiny("sd1", tmp_path / "sd1"), build_scorer(tmp_path / "scorer")
     command = [word for word in overrides_of(model, scorer, tmp_path) if not word.startswith(("batch_dir", "seed"))]
