@@ -1,0 +1,230 @@
+"""How a Collection lies on the disk, and what makes it survive kills, power cuts and several processes at once.
+
+An add writes, in this order: the lines to come (`.pending.jsonl`), the images under temporary names, their renames,
+the lines, and the removal of what was pending. A purge first names the ids (`purged.jsonl`), then rewrites the lines,
+then deletes the images. Each step is synced before the next, so that whatever was killed, opening can finish it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from filelock import FileLock, Timeout
+
+from artgate.artworks.artwork import EXTENSIONS, IMAGE_ID, Artwork, Provenance, image_id_of
+from artgate.artworks.decode import Refused
+from artgate.artworks.files import (
+    TEMPORARY_SUFFIX,
+    append_lines,
+    as_lines,
+    parse_lines,
+    read_lines,
+    repair_lines,
+    sync_folder,
+    torn_bytes,
+    write_atomic,
+    write_temporary,
+)
+from artgate.errors import UserError
+
+LOCK_SECONDS = 60.0
+# A temporary file that another part of the program left in the folder is litter when it has not grown for so long.
+STALE_SECONDS = 3600.0
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Storage:
+    """The folder of one Collection: `artworks` by image_id in the order of adding, and the ids in `purged`.
+
+    describe: makes the record of an image that is found without one; raises Refused.
+    """
+
+    def __init__(self, root: Path, describe: Callable[[bytes, Provenance], Artwork]):
+        self.root = root
+        self.images = root / "images"
+        self.artworks: dict[str, Artwork] = {}
+        self.gone: dict[str, Artwork] = {}
+        self.purged: set[str] = set()
+        self._describe = describe
+        self._metadata = root / "metadata.jsonl"
+        self._drops = root / "drops.jsonl"
+        self._purged = root / "purged.jsonl"
+        self._pending = root / ".pending.jsonl"
+        self._lock = FileLock(root / ".lock", timeout=LOCK_SECONDS)
+        self._seen = _Seen(0, 0)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is a Collection."""
+        return self._metadata.is_file() and self.images.is_dir()
+
+    def create(self) -> None:
+        """Make an empty Collection where there is none."""
+        self.images.mkdir(parents=True, exist_ok=True)
+        self._metadata.touch()
+
+    def open(self) -> None:
+        """Read the lines; mend what a killed process left, unless the folder is read-only."""
+        if os.access(self.root, os.W_OK):
+            with self._locked():
+                self._mend()
+        else:
+            self._read_new_lines()
+
+    @contextmanager
+    def up_to_date(self) -> Iterator[None]:
+        """Hold the folder's lock, knowing all that other processes have added and purged."""
+        with self._locked():
+            if self._pending.exists():
+                self._mend()
+            elif _Seen.of(self._metadata) != self._seen:
+                repair_lines(self._metadata)
+                self._read_new_lines()
+            yield
+
+    def write(self, new: Sequence[tuple[Artwork, bytes]]) -> None:
+        """Add artworks that are not held yet; call inside `up_to_date`."""
+        if not new:
+            return
+        lines = [artwork.to_json() for artwork, _ in new]
+        write_atomic(self._pending, as_lines(lines))
+        temporaries = map_in_threads(lambda pair: write_temporary(self.root / pair[0].file_name, pair[1]), new)
+        for temporary, (artwork, _) in zip(temporaries, new, strict=True):
+            temporary.replace(self.root / artwork.file_name)
+        sync_folder(self.images)
+        self._append(self._metadata, [line for line in lines if line["image_id"] not in self.gone])
+        self._pending.unlink()
+        for artwork, _ in new:
+            self.artworks[artwork.image_id] = self.gone.pop(artwork.image_id, artwork)
+        self._seen = _Seen.of(self._metadata)
+
+    def write_drops(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Note what was not kept; call inside `up_to_date`."""
+        self._append(self._drops, lines)
+
+    def purge(self, image_ids: Iterable[str]) -> None:
+        """Delete artworks and their way back; call inside `up_to_date`."""
+        self._append(self._purged, [{"image_id": image_id, "purged_at": now()} for image_id in image_ids])
+        self._finish_purges()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.root} has been locked by another process for {LOCK_SECONDS:.0f} s: wait for it, or end it"
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _append(self, path: Path, lines: Sequence[dict[str, Any]]) -> None:
+        if lines:
+            repair_lines(path)  # another process may have been killed while it wrote here
+            append_lines(path, lines)
+
+    def _read_new_lines(self) -> None:
+        seen = _Seen.of(self._metadata)
+        if seen.inode != self._seen.inode or seen.size < self._seen.size:
+            self.artworks, self.gone, self._seen = {}, {}, _Seen(seen.inode, 0)
+        with self._metadata.open("rb") as file:
+            file.seek(self._seen.size)
+            data = file.read()
+        for line in parse_lines(data, self._metadata):
+            artwork = Artwork.from_json(line)
+            there = self.artworks if (self.root / artwork.file_name).exists() else self.gone
+            there.setdefault(artwork.image_id, artwork)
+        self.purged = {line["image_id"] for line in read_lines(self._purged)}
+        self._seen = _Seen(seen.inode, self._seen.size + len(data) - torn_bytes(data))
+
+    def _mend(self) -> None:
+        """Finish or undo what a killed process began: no temporary file, torn line or image without a line stays."""
+        for temporary in self._litter():
+            temporary.unlink(missing_ok=True)
+        for path in (self._metadata, self._drops, self._purged):
+            repair_lines(path)
+        self._read_new_lines()
+        self._finish_purges()
+        pending = {line["image_id"]: line for line in read_lines(self._pending)}
+        without_line = [path for path in self._own_images() if path.stem not in self.artworks]
+        self._append(self._metadata, [line for path in without_line if (line := self._line_for(path, pending))])
+        self._pending.unlink(missing_ok=True)
+        self._read_new_lines()
+
+    def _litter(self) -> Iterator[Path]:
+        yield from self.images.glob(f".*{TEMPORARY_SUFFIX}")
+        ours = tuple(f".{path.name}." for path in (self._metadata, self._pending))
+        for path in self.root.glob(f".*{TEMPORARY_SUFFIX}"):
+            if path.name.startswith(ours) or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                yield path
+
+    def _line_for(self, path: Path, pending: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """The line for an image that has none, or None after deleting an image that is not what its name says."""
+        if path.stem in pending:
+            return pending[path.stem]
+        data = path.read_bytes()
+        try:
+            if image_id_of(data) != path.stem:
+                raise Refused("damaged", "its bytes are not those of its name")
+            return self._describe(data, Provenance(source="adopted")).to_json()
+        except Refused as refused:
+            self._append(self._drops, [drop_line(refused.reason, refused.detail, {"file_name": f"images/{path.name}"})])
+            path.unlink()
+            return None
+
+    def _finish_purges(self) -> None:
+        """Take out of metadata.jsonl, and off the disk, whatever purged.jsonl names."""
+        self.purged = {line["image_id"] for line in read_lines(self._purged)}
+        if self.purged & (self.artworks.keys() | self.gone.keys()):
+            kept = [line for line in read_lines(self._metadata) if line["image_id"] not in self.purged]
+            write_atomic(self._metadata, as_lines(kept))
+            self._read_new_lines()
+        if self.purged:
+            for path in self._own_images():
+                if path.stem in self.purged:
+                    path.unlink()
+
+    def _own_images(self) -> list[Path]:
+        """The image files named by an image_id; whatever else a user keeps there is left alone."""
+        paths = [path for path in self.images.iterdir() if path.suffix[1:] in EXTENSIONS.values()]
+        return sorted(path for path in paths if IMAGE_ID.fullmatch(path.stem))
+
+
+class _Seen(NamedTuple):
+    """How much of metadata.jsonl has been read: a file replaced by another (purge) has another inode."""
+
+    inode: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Seen":
+        status = path.stat()
+        return cls(status.st_ino, status.st_size)
+
+
+def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`function` of each item, in order; decoding leaves the interpreter lock, and syncs share a journal commit."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
+        return list(pool.map(function, items))
+
+
+def drop_line(reason: str, detail: str, where: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of drops.jsonl; what is not known of `where` is left out."""
+    known = {name: value for name, value in where.items() if value not in (None, "")}
+    return {"reason": reason, "detail": detail, "at": now(), **known}
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
