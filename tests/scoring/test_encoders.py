@@ -11,17 +11,20 @@ import open_clip
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scoring.encoder_samples import TIMM_MODEL, picture, save_timm_checkpoint, timm_config
 from torch import Tensor
 
+from artgate.config import validated
 from artgate.errors import UserError
 from artgate.scoring import backbones
-from artgate.scoring.encoders import Encoder, build_encoder
+from artgate.scoring.encoders import Encoder, EncoderConfig, build_encoder
 
 EMBEDDED_FINGERPRINT = "1c879f0a5cf1cb5e8d79d02b7074026b6dcf002ee29c9abdd654a523cbe40bd3"
 CLIP_MODEL = "tiny-clip"
+CONFIGS = Path(__file__).parents[2] / "conf" / "encoder"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_config_rebuilds_the_encoder(any_encoder: Encoder) -> None:
 def test_open_clip_agrees_with_open_clip(clip_checkpoint: Path) -> None:
     model, preprocess = open_clip.create_model_from_pretrained(CLIP_MODEL, pretrained=str(clip_checkpoint))
     encoder = build_encoder(clip_config(clip_checkpoint))
-    # open_clip's own way with a wide picture is to crop its middle; it rounds the size before, which shifts it a little.
+    # With a wide picture, open_clip's own way is to crop its middle, after a rounding that shifts it a little.
     for image, alike in ((picture(1), 0.9999), (picture(1, 160, 90), 0.999)):
         with torch.inference_mode():
             expected = model.eval().encode_image(preprocess(image)[None], normalize=True)
@@ -407,3 +410,13 @@ def test_bfloat16_is_near_float32_and_not_it(timm_checkpoint: Path) -> None:
     expected, features = full.encode_images([picture()]), half.encode_images([picture()])
     assert features.dtype == torch.float32
     assert 1e-4 < (features - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_names_weights_that_its_library_knows(path: Path) -> None:
+    settings = validated(EncoderConfig, yaml.safe_load(path.read_text()))
+    if settings.kind == "open_clip":
+        assert settings.pretrained in open_clip.list_pretrained_tags_by_model(settings.model)
+    if settings.kind == "timm":
+        assert settings.model in timm.list_pretrained()
+    assert "icence" in path.read_text()

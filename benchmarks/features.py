@@ -1,0 +1,120 @@
+"""Feature extraction against the bare encoder and against a plain loop: `python benchmarks/features.py`.
+
+One run, the candidates interleaved and repeated, because only ratios within a run mean something on a shared machine:
+
+- bare: the encoder's forward over minibatches that lie preprocessed in memory, as one stream on all cores and as one
+  stream a core; the faster counts;
+- ours: `extract_features` of a Collection, files to features, into an empty cache;
+- loop: Pillow decode, transform and encode, one image at a time, on all cores.
+"""
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from artgate.artworks.collection import Collection, NewArtwork
+from artgate.scoring.encoders import Encoder, build_encoder
+from artgate.scoring.features import extract_features
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    encoder = build_encoder({"kind": "embedded", "precision": options.precision})
+    with tempfile.TemporaryDirectory() as folder:
+        collection = _collection(Path(folder) / "collection", options.images, options.size)
+        candidates = _candidates(collection, encoder, options.minibatch, Path(folder))
+        seconds = _interleaved(candidates, options.rounds)
+    _print_table(seconds, options.images)
+
+
+def _candidates(
+    collection: Collection, encoder: Encoder, minibatch: int, folder: Path
+) -> dict[str, Callable[[], object]]:
+    ids = [artwork.image_id for artwork in collection]
+    views = [encoder.preprocess(collection.image(artwork)) for artwork in collection]
+    minibatches = [encoder.collate(views[start : start + minibatch]) for start in range(0, len(views), minibatch)]
+    return {
+        "bare, a stream a core": lambda: _streams(encoder, minibatches),
+        "bare, one stream": lambda: [encoder.encode(minibatch) for minibatch in minibatches],
+        "ours": lambda: extract_features(collection, encoder, ids, tempfile.mkdtemp(dir=folder), minibatch=minibatch),
+        "loop": lambda: [encoder.encode_images([_open(collection, i)]) for i in ids],
+    }
+
+
+def _streams(encoder: Encoder, minibatches: Sequence[Sequence[torch.Tensor]]) -> None:
+    cores = torch.get_num_threads()
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        list(threads.map(encoder.encode, minibatches))
+    torch.set_num_threads(cores)
+
+
+def _open(collection: Collection, image_id: str) -> Image.Image:
+    with Image.open(collection.path(collection[image_id])) as image:
+        return image.convert("RGB")
+
+
+def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round, after a round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_ in range(rounds + 1):
+        for name, run in candidates.items():
+            started = time.perf_counter()
+            run()
+            if round_:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _print_table(seconds: dict[str, list[float]], images: int) -> None:
+    bare = [min(pair) for pair in zip(seconds["bare, a stream a core"], seconds["bare, one stream"], strict=True)]
+    for name, taken in seconds.items():
+        ratios = [b / t for b, t in zip(bare, taken, strict=True)]
+        print(f"{name:24} {images / statistics.median(taken):6.1f} images/s   {_spread(ratios)} of the faster bare")
+    over_loop = [loop / ours for loop, ours in zip(seconds["loop"], seconds["ours"], strict=True)]
+    print(f"{'ours over loop':24} {_spread(over_loop)}")
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _collection(root: Path, images: int, size: int) -> Collection:
+    """Smooth noise at several scales, as JPEG of quality 75 at about the bits a pixel of a painting."""
+    collection = Collection(root, create=True)
+    collection.add_many([NewArtwork(_jpeg(seed, size)) for seed in range(images)])
+    return collection
+
+
+def _jpeg(seed: int, size: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    noise = [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (8, 32, 128)]
+    layers = [np.asarray(layer.resize((size, size), Image.Resampling.BICUBIC)) for layer in noise]
+    mixed = np.mean(layers, axis=0).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(mixed).save(file, "JPEG", quality=75)
+    return file.getvalue()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", type=int, default=512, help="side of the square JPEG files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minibatch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="float32")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
