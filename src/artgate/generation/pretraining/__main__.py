@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from artgate.generation.pretraining.autoencoder import encode_variants, new_autoencoder, train_autoencoder
-from artgate.generation.pretraining.denoiser import Denoiser, noise_schedule, train_denoiser
+from artgate.generation.pretraining.denoiser import Denoiser, new_unet, noise_schedule, train_denoiser
 from artgate.generation.pretraining.pictures import GRADE_WORDS, Pictures, load_pictures
 from artgate.generation.pretraining.text import new_text_encoder, new_tokenizer
 
@@ -29,24 +29,26 @@ def main() -> None:
     latents = encode_variants(autoencoder, pictures, variants=4, seed=options.seed)
     scale = float(1 / latents.std())
     autoencoder.register_to_config(scaling_factor=scale)
-    captions = [*pictures.prompts, *GRADE_WORDS]
-    tokenizer = new_tokenizer(captions, options.work / "tokenizer")
+    torch.manual_seed(options.seed)
+    denoiser, tokenizer = _denoiser(pictures, options)
 
     def save(denoiser: Denoiser) -> None:
         save_pipeline(autoencoder, denoiser, tokenizer, options.out)
 
-    torch.manual_seed(options.seed)
     save(
         train_denoiser(
-            latents * scale,
-            pictures,
-            tokenizer,
-            new_text_encoder(tokenizer),
-            60 * options.denoiser_minutes,
-            options.seed,
-            save,
+            denoiser, latents * scale, pictures, tokenizer, 60 * options.denoiser_minutes, options.seed, save
         )
     )
+
+
+def _denoiser(pictures: Pictures, options: argparse.Namespace) -> tuple[Denoiser, CLIPTokenizer]:
+    """An untrained denoiser and its tokenizer, or those already in --out."""
+    if options.continue_denoiser:
+        kept = StableDiffusionPipeline.from_pretrained(options.out, dtype=torch.float32)
+        return Denoiser(kept.unet, kept.text_encoder), kept.tokenizer
+    tokenizer = new_tokenizer([*pictures.prompts, *GRADE_WORDS], options.work / "tokenizer")
+    return Denoiser(new_unet(), new_text_encoder(tokenizer)), tokenizer
 
 
 def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> AutoencoderKL:
@@ -84,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--autoencoder-minutes", type=float, default=25)
     parser.add_argument("--continue-autoencoder", action="store_true", help="train the one in --work further")
     parser.add_argument("--denoiser-minutes", type=float, default=80)
+    parser.add_argument("--continue-denoiser", action="store_true", help="train the one in --out further")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

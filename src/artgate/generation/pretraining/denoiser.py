@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 MINIBATCH = 48
 CAPTIONS_PER_PICTURE = 16  # captions are drawn and tokenised once, ahead of training
 LEARNING_RATE = 6e-4
+WARMUP_STEPS = 150
 SAVE_SECONDS = 240
 
 
@@ -69,10 +70,10 @@ def noise_schedule() -> DDIMScheduler:
 
 
 def train_denoiser(
+    model: Denoiser,
     latents: Tensor,
     pictures: Pictures,
     tokenizer: CLIPTokenizer,
-    text_encoder: CLIPTextModel,
     seconds: float,
     seed: int,
     save: Callable[[Denoiser], None],
@@ -84,14 +85,14 @@ def train_denoiser(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokens = _tokenise(pictures, tokenizer, rng)  # (N, CAPTIONS_PER_PICTURE, L)
-    model = Denoiser(new_unet(), text_encoder)
+    model = model.train()
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     start, saved, step, done, smooth = time.monotonic(), time.monotonic(), 0, 0.0, 1.0
     while done < 1:
         done = (time.monotonic() - start) / seconds
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 500) * min(1.0, max(0.02, 2 * (1 - done)))
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, max(0.02, 2 * (1 - done)))
         which = torch.from_numpy(rng.integers(latents.shape[1], size=MINIBATCH))
         clean = latents[torch.from_numpy(rng.integers(latents.shape[0], size=MINIBATCH)), which]  # (B, 8, 8, 8)
         text = tokens[which, torch.from_numpy(rng.integers(tokens.shape[1], size=MINIBATCH))]  # (B, L)
