@@ -144,6 +144,19 @@ def test_a_torn_last_line_is_cut_and_its_image_adopted(tmp_path):
         assert read_lines(tmp_path / "drops.jsonl") == [{"reason": "x"}]
 
 
+def test_torn_ends_are_cut_off_every_file_by_opening(tmp_path):
+    """Also where nothing is adopted: other readers of these files do not know about torn lines."""
+    made(tmp_path, 2).purge([image_id_of(png(1))])
+    for name in ("metadata.jsonl", "drops.jsonl", "purged.jsonl"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b'{"image_')
+    Collection(tmp_path)
+    for name, lines in (("metadata.jsonl", 1), ("drops.jsonl", 0), ("purged.jsonl", 1)):
+        data = (tmp_path / name).read_bytes()
+        assert data.count(b"\n") == lines
+        assert data[-1:] in (b"\n", b"")
+
+
 def test_an_image_without_a_line_that_is_not_what_its_name_says_is_removed_with_a_note(tmp_path):
     made(tmp_path, 1)
     liar = tmp_path / "images" / f"{'0' * 64}.png"
