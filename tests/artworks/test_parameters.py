@@ -108,6 +108,15 @@ def test_png_text_ascii_and_not(text):
     assert decode(data).info.get("parameters", text) == text
 
 
+def test_png_text_behind_the_pixels():
+    data = embed_png(picture(1), A1111)
+    start = data.index(b"tEXt") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4])
+    moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert moved.index(b"tEXt") > moved.rindex(b"IDAT")
+    assert read_parameters(moved) == EXPECTED
+
+
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
 @pytest.mark.parametrize(
     ("prefix", "encoding"),

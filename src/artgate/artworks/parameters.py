@@ -147,7 +147,8 @@ def _texts(data: bytes) -> list[str]:
     """Every text in the file's metadata that may hold parameters, the likeliest first."""
     try:
         with open_image(data) as image:
-            texts = [image.info.get("parameters"), image.info.get("prompt"), *_exif_texts(image)]
+            from_exif = _exif_texts(image)  # first: it reads a PNG to its end, where text may stand as well
+            texts = [image.info.get("parameters"), image.info.get("prompt"), *from_exif]
     except Refused:
         return []
     return [text for text in texts if isinstance(text, str) and text.strip() and len(text) <= MAX_COMMENT]
