@@ -1,0 +1,175 @@
+"""The settings of a training run: what there is to set and what each may be. The values themselves are in conf/."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from artgate.errors import UserError
+from artgate.labels.grades import ASPECTS
+
+SPLITS = ("train", "val", "calibration", "test")
+GROUP_KEYS = ("near_duplicates", "prompt", "creator")
+IMPORTERS = ("agiqa3k",)
+GRADE_SOURCES = ("auto", "grades", "votes", "ratings")
+CONSENSUS = ("majority", "dawid-skene")
+HEADS = ("linear", "mlp")
+LOGGERS = ("wandb", "none")
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class Fractions:
+    """Shares of the graded artworks in each split; they sum to 1."""
+
+    train: float
+    val: float
+    calibration: float
+    test: float
+
+    def __post_init__(self) -> None:
+        shares = self.shares()
+        for name, share in shares.items():
+            _check_range(f"data.fractions.{name}", share, 0.01, 0.97)
+        if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
+            raise UserError(f"data.fractions sum to {sum(shares.values()):g}: {', '.join(SPLITS)} must sum to 1")
+
+    def shares(self) -> dict[str, float]:
+        """Share of each split, in the order of `SPLITS`."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+
+@dataclass
+class DataConfig:
+    """Which artworks to learn from, what grades them, and how they are divided."""
+
+    root: str
+    importer: str | None
+    grades: str
+    consensus: str
+    cuts: list[float]
+    soft: bool
+    aspects: list[str]
+    fractions: Fractions
+    group_by: list[str]
+    duplicate_radius: int
+    folds: int
+    workers: int
+    minibatch: int
+
+    def __post_init__(self) -> None:
+        if not Path(self.root).is_dir():
+            raise UserError(
+                f"data.root {self.root!r} is not a folder: give the folder of a graded collection "
+                "(with metadata.jsonl), or with experiment=agiqa3k the folder of AGIQA-3K (with data.csv)"
+            )
+        if self.importer is not None:
+            _check_choices("data.importer", [self.importer], IMPORTERS)
+        _check_choices("data.grades", [self.grades], GRADE_SOURCES)
+        _check_choices("data.consensus", [self.consensus], CONSENSUS)
+        _check_choices("data.aspects", self.aspects, ASPECTS)
+        _check_choices("data.group_by", self.group_by, GROUP_KEYS)
+        if self.aspects[:1] != ["quality"] or len(set(self.aspects)) < len(self.aspects):
+            raise UserError(
+                f"data.aspects {self.aspects} must begin with quality (the score) and name each aspect once"
+            )
+        if len(self.cuts) != 2 or not self.cuts[0] < self.cuts[1]:
+            raise UserError(f"data.cuts {self.cuts} must be two rising ratings, as in [2.25,3.08]")
+        _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
+        _check_range("data.folds", self.folds, 2, 50)
+        _check_range("data.workers", self.workers, 0, 256)
+        _check_range("data.minibatch", self.minibatch, 1, 4096)
+
+
+@dataclass
+class HeadConfig:
+    """The network between features and ordinal logits."""
+
+    kind: str
+    hidden: int
+    dropout: float
+    members: int
+
+    def __post_init__(self) -> None:
+        _check_choices("head.kind", [self.kind], HEADS)
+        _check_range("head.hidden", self.hidden, 1, 65536)
+        _check_range("head.dropout", self.dropout, 0, 0.99)
+        _check_range("head.members", self.members, 1, 64)
+
+
+@dataclass
+class TrainerConfig:
+    """How the head is fitted. steps: minibatches to an epoch, whatever the number of artworks."""
+
+    epochs: int
+    patience: int
+    minibatch: int
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    average_decay: float
+    class_balance: bool
+
+    def __post_init__(self) -> None:
+        _check_range("trainer.epochs", self.epochs, 1, 100_000)
+        _check_range("trainer.patience", self.patience, 1, 100_000)
+        _check_range("trainer.minibatch", self.minibatch, 1, 2**20)
+        _check_range("trainer.steps", self.steps, 1, 1_000_000)
+        _check_range("trainer.learning_rate", self.learning_rate, 1e-9, 10)
+        _check_range("trainer.weight_decay", self.weight_decay, 0, 100)
+        _check_range("trainer.average_decay", self.average_decay, 0, 0.99999)
+
+
+@dataclass
+class LoggerConfig:
+    """Where the run is recorded."""
+
+    kind: str
+    mode: str
+    project: str
+    entity: str | None
+    name: str | None
+    tags: list[str]
+
+    def __post_init__(self) -> None:
+        _check_choices("logger.kind", [self.kind], LOGGERS)
+        _check_choices("logger.mode", [self.mode], WANDB_MODES)
+
+
+@dataclass
+class PathsConfig:
+    """Folders: of this run's results, of what can be computed again, of imported collections."""
+
+    run: str
+    cache: str
+    collections: str
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `train.py` reads. final: fit on all graded artworks, measured out of fold."""
+
+    seed: int
+    final: bool
+    device: str
+    data: DataConfig
+    encoder: dict[str, Any]
+    head: HeadConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    paths: PathsConfig
+
+    def __post_init__(self) -> None:
+        _check_range("seed", self.seed, 0, 2**32 - 1)
+
+
+def _check_range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{key} {value:g} is outside [{low:g}, {high:g}]: set it within")
+
+
+def _check_choices(key: str, values: Iterable[str], choices: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in choices:
+            raise UserError(f"{key} {value!r} is not one of {', '.join(choices)}: choose from these")

@@ -1,0 +1,188 @@
+"""Features and grades to a calibrated head, and its probabilities on artworks that it did not learn from."""
+
+import logging
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from artgate.scoring.baselines import generator_majority, logistic_regression
+from artgate.scoring.calibration import Calibration, fit_calibration
+from artgate.scoring.config import HeadConfig, TrainerConfig
+from artgate.scoring.datamodule import GradedFeatures
+from artgate.scoring.heads import OrdinalHead
+from artgate.scoring.module import HeadModule, KeepBest, StopAfter
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N graded artworks as tensors: features (N, D), targets (N, A, K) with NaN where ungraded, generators (N,)."""
+
+    features: Tensor
+    targets: Tensor
+    generators: Sequence[str | None]
+
+    def grades(self, rows: Sequence[int]) -> np.ndarray:
+        """(M, K) target probabilities of quality, which every example has."""
+        return self.targets[list(rows), 0].numpy()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A head, its calibration, and what it says of the `rows` that it is measured on.
+
+    probabilities: (M, A, K) of those rows. baselines: name -> (M, K) for quality. epoch: the one kept, from 0.
+    """
+
+    head: OrdinalHead
+    calibration: Calibration
+    epoch: int
+    rows: list[int]
+    probabilities: np.ndarray
+    baselines: dict[str, np.ndarray]
+
+
+def fit_on_splits(
+    examples: Examples,
+    rows: Mapping[str, list[int]],
+    head_config: HeadConfig,
+    config: TrainerConfig,
+    seed: int,
+    logger: Logger | None,
+) -> Fit:
+    """Learn from `train`, choose the epoch by `val`, calibrate on `calibration`, measure on `test`."""
+    head, epoch = fit_head(examples, rows["train"], rows["val"], head_config, config, seed, logger)
+    calibration = fit_calibration(_logits(head, examples, rows["calibration"]), examples.targets[rows["calibration"]])
+    test = rows["test"]
+    # The baselines choose no epoch, so they may learn from `val` as well.
+    baselines = _baselines(examples, rows["train"] + rows["val"], test)
+    return Fit(head, calibration, epoch, test, calibration(_logits(head, examples, test)).numpy(), baselines)
+
+
+def fit_on_all(
+    examples: Examples,
+    folds: Sequence[int],
+    head_config: HeadConfig,
+    config: TrainerConfig,
+    seed: int,
+    logger: Logger | None,
+) -> Fit:
+    """Learn from every example; measure and calibrate on what heads say of the fold that they did not see.
+
+    folds: (N,) the fold of each example. Each held-out fold is measured under a calibration fitted on the others; the
+    calibration that is kept is fitted on all of them. The epoch is the median of those that the folds chose, each by
+    the loss on the fold after it.
+    """
+    count = max(folds) + 1
+    parts = [[row for row, fold in enumerate(folds) if fold == part] for part in range(count)]
+    logits = torch.zeros(len(folds), *examples.targets.shape[1:])[..., :-1]  # (N, A, K - 1)
+    baselines: dict[str, np.ndarray] = {}
+    epochs = []
+    for held_out in range(count):
+        val = (held_out + 1) % count
+        train = [row for part in range(count) if part not in (held_out, val) for row in parts[part]]
+        head, epoch = fit_head(examples, train, parts[val], head_config, config, seed)
+        logits[parts[held_out]] = _logits(head, examples, parts[held_out])
+        epochs.append(epoch)
+        for name, found in _baselines(examples, train + parts[val], parts[held_out]).items():
+            baselines.setdefault(name, np.zeros((len(folds), found.shape[1])))[parts[held_out]] = found
+
+    probabilities = np.zeros(examples.targets.shape)
+    for held_out in range(count):
+        others = [row for row, fold in enumerate(folds) if fold != held_out]
+        calibration = fit_calibration(logits[others], examples.targets[others])
+        probabilities[parts[held_out]] = calibration(logits[parts[held_out]]).numpy()
+
+    everything = list(range(len(folds)))
+    last = int(statistics.median(epochs))
+    head, _ = fit_head(examples, everything, None, head_config, config, seed, logger, last)
+    return Fit(head, fit_calibration(logits, examples.targets), last, everything, probabilities, baselines)
+
+
+def fit_head(
+    examples: Examples,
+    train: Sequence[int],
+    val: Sequence[int] | None,
+    head_config: HeadConfig,
+    config: TrainerConfig,
+    seed: int,
+    logger: Logger | None = None,
+    last_epoch: int | None = None,
+) -> tuple[OrdinalHead, int]:
+    """Train a head on rows `train`; the epoch is the best on rows `val`, or `last_epoch` where there are none.
+
+    Returns the head, rounded to float16 as it will be kept, and the epoch. The same seed gives the same head.
+    """
+    (_, dim), (_, aspects, grades) = examples.features.shape, examples.targets.shape
+    stop: KeepBest | StopAfter = KeepBest(config.patience) if val else StopAfter(last_epoch or 0)
+    with torch.random.fork_rng(devices=[]), _quietly():
+        torch.manual_seed(seed)
+        head = OrdinalHead.from_config(head_config, dim, aspects, grades)
+        head.standardise(examples.features[list(train)])
+        module = HeadModule(head, config)
+        data = GradedFeatures(
+            examples.features,
+            examples.targets,
+            train,
+            val or [],
+            minibatch=config.minibatch,
+            steps=config.steps,
+            seed=seed,
+            balance=config.class_balance,
+        )
+        trainer = lightning.Trainer(
+            accelerator="cpu",  # the head is small: moving features to an accelerator costs more than it saves
+            devices=1,
+            max_epochs=config.epochs,
+            callbacks=[stop],
+            logger=logger or False,
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=None if val else 0,
+        )
+        trainer.fit(module, data)
+    head.load_state_dict(stop.state)
+    head.round_to_half()
+    return head.eval(), stop.epoch
+
+
+def _logits(head: OrdinalHead, examples: Examples, rows: Sequence[int]) -> Tensor:
+    with torch.inference_mode():
+        return head(examples.features[list(rows)])
+
+
+def _baselines(examples: Examples, learnt: Sequence[int], asked: Sequence[int]) -> dict[str, np.ndarray]:
+    grades, features = examples.grades(learnt), examples.features
+    known = [examples.generators[row] for row in learnt]
+    found = {
+        "logistic_regression": logistic_regression(
+            features[list(learnt)].numpy(), grades, features[list(asked)].numpy()
+        )
+    }
+    if any(known):
+        found["generator_majority"] = generator_majority(known, grades, [examples.generators[row] for row in asked])
+    return found
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Lightning's advice on hardware, loader workers and loggers: the head is small on purpose."""
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        log.setLevel(level)

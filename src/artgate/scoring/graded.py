@@ -1,0 +1,139 @@
+"""A folder with artworks and what people thought of them, read and checked: what there is to learn from.
+
+Nothing heavy is imported here, so that a folder that will not do is told within a second.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from artgate.artworks.artwork import Artwork
+from artgate.artworks.collection import Collection
+from artgate.errors import UserError
+from artgate.labels.grades import GRADES, Grades
+from artgate.scoring.config import DataConfig
+
+# Fewer cannot fill four splits with anything to measure.
+LEAST_GRADED = 20
+GRADE_FILES = {"grades": "grades.jsonl", "votes": "votes.jsonl", "ratings": "ratings.jsonl"}
+
+
+@dataclass(frozen=True)
+class GradedArtworks:
+    """The graded artworks of a collection, N of them, in its order.
+
+    aspects: A of them, quality first. everything: all artworks, graded or not: any may link two graded ones.
+    targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded. opinions: (N,) what people thought of
+    quality, the finest there is: the mean rating where there are ratings, else the expected grade.
+    """
+
+    collection: Collection
+    everything: list[Artwork]
+    artworks: list[Artwork]
+    aspects: tuple[str, ...]
+    targets: np.ndarray
+    opinions: np.ndarray
+    graded_by: str
+
+    @property
+    def image_ids(self) -> list[str]:
+        """(N,) in the order of `targets`."""
+        return [artwork.image_id for artwork in self.artworks]
+
+    @property
+    def generators(self) -> list[str | None]:
+        """(N,) who made each, where known."""
+        return [artwork.provenance.generator for artwork in self.artworks]
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 over the image_ids and targets, whatever their order."""
+        lines = sorted(
+            f"{image_id} {np.round(target, 5).tolist()}"
+            for image_id, target in zip(self.image_ids, self.targets, strict=True)
+        )
+        return hashlib.sha256("\n".join([*self.aspects, *lines]).encode()).hexdigest()
+
+
+def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
+    """Open the collection of `config.root`, imported into `collections` first if it is raw, with its grades.
+
+    Raises UserError if there is no collection, nothing that grades it, too few graded artworks or only one grade.
+    """
+    collection = _open(config, collections)
+    graded_by = _choose_source(config, collection.root)
+    grades, opinions = _grades(config, collection.root, graded_by)
+    everything = list(collection)
+    artworks = [artwork for artwork in everything if "quality" in grades.get(artwork.image_id, ())]
+    targets = grades.array([artwork.image_id for artwork in artworks], config.aspects)
+    _check_enough(collection.root, graded_by, targets)
+    found = np.array(
+        [opinions.get(artwork.image_id, np.nan) for artwork in artworks]
+        if opinions
+        else targets[:, 0] @ np.arange(len(GRADES))
+    )
+    return GradedArtworks(collection, everything, artworks, tuple(config.aspects), targets, found, graded_by)
+
+
+def _open(config: DataConfig, collections: Path) -> Collection:
+    root = Path(config.root)
+    if config.importer is None:
+        if (root / "data.csv").is_file() and not (root / "metadata.jsonl").exists():
+            raise UserError(f"{root} is a raw database (it has data.csv): import it by adding `experiment=agiqa3k`")
+        return Collection(root)
+    from artgate.artworks.importers import import_agiqa3k
+
+    # A folder of the same name elsewhere is another source: it gets its own collection.
+    name = f"{config.importer}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
+    return import_agiqa3k(root, collections / name)
+
+
+def _choose_source(config: DataConfig, root: Path) -> str:
+    if config.grades != "auto":
+        return config.grades
+    for source, name in GRADE_FILES.items():
+        if (root / name).is_file():
+            return source
+    raise UserError(
+        f"{root} has none of {', '.join(GRADE_FILES.values())}: label its artworks first (the README tells how), "
+        "or name the folder that has the grades"
+    )
+
+
+def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, dict[str, float]]:
+    """The grades, and the mean rating of quality of those artworks that have ratings."""
+    if source == "grades":
+        return Grades.load(root), {}
+    if source == "votes":
+        from artgate.labels.consensus import consensus
+        from artgate.labels.votes import read_votes
+
+        return consensus(read_votes(root / GRADE_FILES[source]), config.consensus), {}
+    from artgate.labels.ratings import grades_from_ratings, read_ratings
+
+    ratings = read_ratings(root / GRADE_FILES[source])
+    means: dict[str, list[float]] = {}
+    for rating in ratings:
+        if rating.aspect == "quality":
+            means.setdefault(rating.image_id, []).append(rating.mean)
+    low, high = config.cuts
+    grades = grades_from_ratings(ratings, (low, high), config.soft)
+    return grades, {image_id: float(np.mean(own)) for image_id, own in means.items()}
+
+
+def _check_enough(root: Path, source: str, targets: np.ndarray) -> None:
+    if len(targets) < LEAST_GRADED:
+        raise UserError(
+            f"{root} has {len(targets)} artworks with a grade of quality in {GRADE_FILES[source]}, and training needs "
+            f"{LEAST_GRADED} at the least (some hundreds to be of use): grade more"
+        )
+    counts = Counter(GRADES[grade] for grade in targets.argmax(2)[:, 0].tolist())
+    if len(counts) < 2:
+        (only,) = counts
+        raise UserError(
+            f"all {len(targets)} graded artworks of {root} are {only}: there is nothing to tell apart; "
+            f"grade some that are not, or check the grades"
+        )

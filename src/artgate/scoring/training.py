@@ -1,0 +1,211 @@
+"""train(cfg): graded artworks -> a scorer, what it is worth, and the pictures to judge it by.
+
+Imports that take seconds wait until the input is known to be good.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from omegaconf import DictConfig
+
+from artgate.artworks.files import write_atomic
+from artgate.config import validated
+from artgate.errors import UserError
+from artgate.labels.grades import GRADES
+from artgate.scoring.config import SPLITS, TrainConfig
+from artgate.scoring.graded import GradedArtworks, read_graded
+from artgate.scoring.splits import frozen_splits, leakage_groups, make_folds
+
+if TYPE_CHECKING:
+    from artgate.scoring.encoders import Encoder
+    from artgate.scoring.fitting import Fit
+
+SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+SPLITS_FOLDER = "splits"
+
+Metrics = dict[str, Any]
+
+
+def train(cfg: DictConfig) -> Metrics:
+    """Train a scorer as `cfg` (conf/train.yaml) says; return what metrics.json holds.
+
+    Leaves in `paths.run`: config.yaml, metrics.json, scorer/, pictures/ and W&B's own folder. The same seed on the
+    same machine gives the same metrics. Raises UserError, before anything heavy begins, for settings out of range and
+    for data that there is nothing to learn from.
+    """
+    settings = validated(TrainConfig, cfg)
+    graded = read_graded(settings.data, Path(settings.paths.collections))
+    parts = _divide(graded, settings)
+    run = Path(settings.paths.run)
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomic(run / "config.yaml", yaml.safe_dump(_without_secrets(asdict(settings)), sort_keys=False))
+    _print_data(graded, parts)
+
+    from artgate.scoring.encoders import build_encoder
+    from artgate.scoring.tracking import open_tracker
+
+    encoder = build_encoder({**settings.encoder, "device": settings.device})
+    with open_tracker(settings.logger, run, _without_secrets(asdict(settings))) as tracker:
+        fit = _fit(graded, parts, encoder, settings, tracker.logger)
+        metrics = _measure(graded, fit, encoder, settings, parts)
+        write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        where = _save(graded, fit, encoder, metrics, run, tracker)
+    _print_results(metrics, where | ({"W&B": tracker.where} if tracker.where else {}))
+    return metrics
+
+
+def _divide(graded: GradedArtworks, settings: TrainConfig) -> list[str]:
+    """The part of every graded artwork: a split, or the number of a fold if the scorer is final; "" is left out."""
+    data = settings.data
+    groups = leakage_groups(graded.everything, data.group_by, data.duplicate_radius)
+    own = {image_id: groups[image_id] for image_id in graded.image_ids}
+    if settings.final:
+        found = {image_id: str(fold) for image_id, fold in make_folds(own, data.folds, settings.seed).items()}
+        names: Sequence[str] = [str(fold) for fold in range(data.folds)]
+    else:
+        rule = {"group_by": sorted(data.group_by), "duplicate_radius": data.duplicate_radius}
+        folder = graded.collection.root / SPLITS_FOLDER
+        found = frozen_splits(folder, own, data.fractions.shares(), settings.seed, rule)
+        names = SPLITS
+    counts = Counter(found.values())
+    empty = [name for name in names if not counts[name]]
+    if empty:
+        raise UserError(
+            f"{'fold' if settings.final else 'split'} {', '.join(empty)} is empty: {len(own)} graded artworks fall "
+            f"into {len(set(own.values()))} groups that share {', '.join(data.group_by)}, and a group is not divided; "
+            "grade more artworks, or give fewer data.group_by (as in data.group_by=[near_duplicates])"
+        )
+    parts = [found.get(image_id, "") for image_id in graded.image_ids]
+    _check_learnable(graded, parts, settings.final)
+    return parts
+
+
+def _check_learnable(graded: GradedArtworks, parts: Sequence[str], final: bool) -> None:
+    for name in sorted(set(parts) - {""}):
+        learnt = [row for row, part in enumerate(parts) if (part != name if final else part == "train")]
+        grades = {GRADES[grade] for grade in graded.targets[learnt, 0].argmax(1)}
+        if len(grades) < 2:
+            raise UserError(
+                f"all {len(learnt)} artworks to learn from are {', '.join(grades)}: grade more of the others, "
+                "or divide the artworks otherwise (data.fractions, data.group_by, seed)"
+            )
+
+
+def _fit(graded: GradedArtworks, parts: Sequence[str], encoder: "Encoder", settings: TrainConfig, logger: Any) -> "Fit":
+    import torch
+
+    from artgate.scoring.features import extract_features
+    from artgate.scoring.fitting import Examples, fit_on_all, fit_on_splits
+
+    data = settings.data
+    features = extract_features(
+        graded.collection,
+        encoder,
+        graded.image_ids,
+        Path(settings.paths.cache) / "features",
+        data.workers,
+        data.minibatch,
+    )
+    examples = Examples(torch.from_numpy(features), torch.from_numpy(graded.targets), graded.generators)
+    if settings.final:
+        folds = [int(part) for part in parts]
+        return fit_on_all(examples, folds, settings.head, settings.trainer, settings.seed, logger)
+    rows = {name: [row for row, part in enumerate(parts) if part == name] for name in SPLITS}
+    return fit_on_splits(examples, rows, settings.head, settings.trainer, settings.seed, logger)
+
+
+def _measure(
+    graded: GradedArtworks, fit: "Fit", encoder: "Encoder", settings: TrainConfig, parts: Sequence[str]
+) -> Metrics:
+    from artgate.scoring.metrics import evaluate
+
+    generators = [graded.generators[row] for row in fit.rows]
+    targets, opinions = graded.targets[fit.rows], graded.opinions[fit.rows]
+    others = {}
+    for column, aspect in enumerate(graded.aspects[1:], start=1):
+        known = ~np.isnan(targets[:, column, 0])
+        if known.any():
+            own = targets[known, column]
+            made_by = [generator for generator, graded_too in zip(generators, known, strict=True) if graded_too]
+            others[aspect] = evaluate(fit.probabilities[known, column], own, own @ np.arange(len(GRADES)), made_by)
+    return {
+        "seed": settings.seed,
+        "measured_on": "held-out folds" if settings.final else "test split",
+        "scorer": evaluate(fit.probabilities[:, 0], targets[:, 0], opinions, generators),
+        "other_aspects": others,
+        "baselines": {
+            name: evaluate(probabilities, targets[:, 0], opinions, generators)
+            for name, probabilities in fit.baselines.items()
+        },
+        "data": {
+            "graded_by": graded.graded_by,
+            "digest": graded.digest,
+            "artworks": len(graded.artworks),
+            "grades": _grade_counts(graded),
+            "parts": dict(sorted(Counter(part or "left out" for part in parts).items())),
+        },
+        "head": {**asdict(settings.head), "epoch": fit.epoch},
+        "calibration": asdict(fit.calibration),
+        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "features": encoder.dim},
+    }
+
+
+def _save(
+    graded: GradedArtworks, fit: "Fit", encoder: "Encoder", metrics: Metrics, run: Path, tracker: Any
+) -> dict[str, str]:
+    """Write scorer and pictures, and record them; return where everything is."""
+    from artgate.scoring.card import model_card
+    from artgate.scoring.metrics import predicted_grade
+    from artgate.scoring.report import worst_mistakes, write_pictures
+    from artgate.scoring.scorer import Scorer
+
+    probabilities, targets = fit.probabilities[:, 0], graded.targets[fit.rows, 0]
+    mistakes = worst_mistakes(graded.collection, [graded.artworks[row] for row in fit.rows], probabilities, targets)
+    pictures = write_pictures(run / "pictures", probabilities, targets, mistakes)
+    scorer = Scorer(encoder, fit.head, fit.calibration, graded.aspects, {"metrics": metrics})
+    folder = scorer.save(run / "scorer", model_card(metrics, encoder.config))
+    tracker.record(metrics, pictures, mistakes, targets.argmax(1), predicted_grade(probabilities), folder)
+    return {"metrics": str(run / "metrics.json"), "scorer": str(folder), "pictures": str(run / "pictures")}
+
+
+def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they may be written down: whatever is named like a secret is masked."""
+    return {
+        key: _without_secrets(value)
+        if isinstance(value, Mapping)
+        else "(not written down)"
+        if SECRET.search(key) and value
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _grade_counts(graded: GradedArtworks) -> dict[str, int]:
+    counts = Counter(graded.targets[:, 0].argmax(1).tolist())
+    return {grade: counts[index] for index, grade in enumerate(GRADES)}
+
+
+def _print_data(graded: GradedArtworks, parts: Sequence[str]) -> None:
+    grades = ", ".join(f"{count} {grade}" for grade, count in _grade_counts(graded).items())
+    divided = ", ".join(f"{part or 'left out'} {count}" for part, count in sorted(Counter(parts).items()))
+    print(f"data      {graded.collection.root}: {len(graded.artworks)} artworks with {graded.graded_by}: {grades}")
+    print(f"parts     {divided}")
+
+
+def _print_results(metrics: Metrics, where: Mapping[str, str]) -> None:
+    names = ("srcc", "qwk", "macro_f1", "auroc_good", "ece", "within_generator_srcc")
+    print(f"measured  on the {metrics['measured_on']}, {metrics['scorer']['n']} artworks")
+    print(f"{'':22}" + "".join(f"{name:>23}" if "_srcc" in name else f"{name:>11}" for name in names))
+    for row, figures in {"scorer": metrics["scorer"], **metrics["baselines"]}.items():
+        cells = ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in names]
+        widths = [23 if "_srcc" in name else 11 for name in names]
+        print(f"{row:22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    for name, path in where.items():
+        print(f"{name:9} {path}")
