@@ -7,6 +7,7 @@ import pytest
 from pictures import encoded
 from PIL import Image, ImageOps
 
+from artgate.artworks import hamming
 from artgate.artworks.artwork import Artwork, file_name_of, image_id_of
 from artgate.artworks.collection import Collection, NewArtwork
 from artgate.artworks.duplicates import (
@@ -107,6 +108,17 @@ def test_groups_are_exactly_those_of_brute_force(radius, with_mirrored):
     assert labels.dtype == np.int64
     assert labels.tolist() == brute_force(hashes, radius, mirrored)
     assert 1 < len(set(labels.tolist())) < 300
+
+
+@pytest.mark.parametrize("words", [11, 12, 16, 20])
+def test_groups_are_exact_for_the_words_of_larger_collections(words, monkeypatch):
+    """A few hashes are searched by many short words; a million by 11 words with two bits flipped."""
+    monkeypatch.setattr(hamming, "plan", lambda n, radius: hamming._cut(radius, words))
+    assert len(hamming._cut(31, words)) == words
+    hashes = clusters(words, 300, spread=37)
+    assert group_duplicates(hashes, 31, mirrored_hash(hashes)).tolist() == brute_force(
+        hashes, 31, mirrored_hash(hashes)
+    )
 
 
 def test_mirrored_hashes_that_are_no_mirror_of_the_hashes_group_alike_in_any_order():
