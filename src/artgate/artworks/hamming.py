@@ -97,6 +97,8 @@ class _Table:
         self.targets = targets
         counts = np.bincount(targets.keys, minlength=1 << (word.stop - word.start))
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)  # (2^bits + 1,)
+        # A quarter of the memory of `starts`, and most look-ups of a large search end here.
+        self.occupied = counts > 0  # (2^bits,)
 
     def pairs_within(self, queries: _Sorted, labels: Labels, radius: int, masks: list[int]) -> list[NDArray[np.int64]]:
         """(2, E) rows of queries and targets at most `radius` bits apart, but for those of one label already."""
@@ -104,9 +106,10 @@ class _Table:
         from_label, to_label = labels[queries.rows], labels[self.targets.rows]
         for mask in masks:
             wanted = queries.keys ^ np.int32(mask)
-            first = self.starts[wanted]
-            count = self.starts[wanted + 1] - first
-            for i, j in _expanded(first, count):
+            hits = np.flatnonzero(self.occupied[wanted])
+            first = self.starts[wanted[hits]]
+            count = self.starts[wanted[hits] + 1] - first
+            for i, j in _expanded(hits, first, count):
                 other = from_label[i] != to_label[j]
                 i, j = _close(queries.columns, i[other], self.targets.columns, j[other], radius)
                 if len(i):
@@ -114,16 +117,12 @@ class _Table:
         return found
 
 
-def _expanded(first: NDArray[np.int32], count: NDArray[np.int32]) -> Iterator[tuple[Labels, Labels]]:
-    """Pairs (i, first[i] + 0 … count[i] - 1), at most about PAIRS at once."""
-    hits = np.flatnonzero(count)
-    ends = np.cumsum(count[hits], dtype=np.int64)
-    for low, high in _blocks(ends):
-        block = hits[low:high]
-        lengths = count[block].astype(np.int64)
-        i = np.repeat(block, lengths)
-        within = np.arange(len(i)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        yield i, first[i] + within
+def _expanded(hits: Labels, first: NDArray[np.int32], count: NDArray[np.int32]) -> Iterator[tuple[Labels, Labels]]:
+    """Pairs (hits[k], first[k] + 0 … count[k] - 1) for each k, about PAIRS at once."""
+    for low, high in _blocks(np.cumsum(count, dtype=np.int64)):
+        lengths = count[low:high].astype(np.int64)
+        starts = first[low:high] - (np.cumsum(lengths) - lengths)
+        yield np.repeat(hits[low:high], lengths), np.arange(lengths.sum()) + np.repeat(starts, lengths)
 
 
 def _blocks(ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
