@@ -25,7 +25,7 @@ from artgate.labels.consensus import consensus
 from artgate.labels.votes import Vote, write_votes
 
 ROOT = Path(__file__).parents[2]
-ARTWORKS = 120
+ARTWORKS = 96
 TARGET = 8
 SEED = 1
 
