@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from artgate.errors import UserError
@@ -90,7 +90,7 @@ def test_a_batch_holds_exactly_target_and_ends_with_the_last_accepted(tmp_path: 
 
 
 @pytest.mark.parametrize("gate", [SCORE, BEST_2_OF_4], ids=["score", "best_of"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.generate])  # an example takes many fsyncs
 @given(seed=st.integers(0, 10**6), stops=st.lists(st.integers(1, 7), max_size=4), shuffled_by=st.integers(1, 9))
 def test_the_ledger_does_not_depend_on_order_growth_or_stops(
     tmp_path_factory, gate, seed: int, stops: list[int], shuffled_by: int
