@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 # Inverse strength of the L2 penalty: thousands of standardised features on few artworks want a strong one.
-LOGISTIC_C = 1e-3
+LOGISTIC_C = 3e-4
 LOGISTIC_ITERATIONS = 300
 
 

@@ -7,9 +7,9 @@ FIGURES = {
     "srcc": "SRCC: rank correlation of the expected grade with people's opinion",
     "within_generator_srcc": "the same within each generator, averaged",
     "plcc": "PLCC: linear correlation",
-    "qwk": "quadratic kappa of the likeliest grade",
-    "macro_f1": "macro-F1 of the likeliest grade",
-    "accuracy": "accuracy of the likeliest grade",
+    "qwk": "quadratic kappa of the grade",
+    "macro_f1": "macro-F1 of the grade",
+    "accuracy": "accuracy of the grade",
     "auroc_good": "AUROC of P(good)",
     "ece": "expected calibration error",
 }
@@ -25,8 +25,8 @@ def model_card(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) ->
     )
     return f"""# Scorer
 
-Grades images poor, average or good, and scores them: score = expected grade / 2, in [0, 1].
-Made by artgate's `train.py`.
+Grades images poor, average or good, and scores them: score = expected grade / 2, in [0, 1];
+grade = the median of the probabilities. Made by artgate's `train.py`.
 
 | | |
 |---|---|

@@ -49,7 +49,7 @@ class DataConfig:
     grades: str
     consensus: str
     cuts: list[float]
-    soft: bool
+    soft: float
     aspects: list[str]
     fractions: Fractions
     group_by: list[str]
@@ -76,6 +76,7 @@ class DataConfig:
             )
         if len(self.cuts) != 2 or not self.cuts[0] < self.cuts[1]:
             raise UserError(f"data.cuts {self.cuts} must be two rising ratings, as in [2.25,3.08]")
+        _check_range("data.soft", self.soft, 0, 1)
         _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
         _check_range("data.folds", self.folds, 2, 50)
         _check_range("data.workers", self.workers, 0, 256)
@@ -84,15 +85,17 @@ class DataConfig:
 
 @dataclass
 class HeadConfig:
-    """The network between features and ordinal logits."""
+    """The network between features and ordinal logits. components: principal axes of the features that it sees."""
 
     kind: str
+    components: int
     hidden: int
     dropout: float
     members: int
 
     def __post_init__(self) -> None:
         _check_choices("head.kind", [self.kind], HEADS)
+        _check_range("head.components", self.components, 1, 65536)
         _check_range("head.hidden", self.hidden, 1, 65536)
         _check_range("head.dropout", self.dropout, 0, 0.99)
         _check_range("head.members", self.members, 1, 64)

@@ -21,7 +21,7 @@ class GradedFeatures(lightning.LightningDataModule):
     """Training and validation minibatches.
 
     features: (N, D). targets: (N, A, K) grade probabilities, NaN where an aspect was not graded.
-    train, val: rows of each. An epoch is `steps` minibatches. Weights balance the grades within each of the two, if `balance`.
+    train, val: rows of each. An epoch is `steps` minibatches. balance: weigh the grades alike, within each of the two.
     """
 
     def __init__(

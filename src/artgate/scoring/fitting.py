@@ -17,16 +17,20 @@ from artgate.scoring.baselines import generator_majority, logistic_regression
 from artgate.scoring.calibration import Calibration, fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
 from artgate.scoring.datamodule import GradedFeatures
-from artgate.scoring.heads import OrdinalHead
+from artgate.scoring.heads import OrdinalHead, fit_projection
 from artgate.scoring.module import HeadModule, KeepBest, StopAfter
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N graded artworks as tensors: features (N, D), targets (N, A, K) with NaN where ungraded, generators (N,)."""
+    """N graded artworks as tensors: features (N, D), generators (N,).
+
+    targets: (N, A, K) with NaN where ungraded, to calibrate and measure by; lessons: the same, to learn from.
+    """
 
     features: Tensor
     targets: Tensor
+    lessons: Tensor
     generators: Sequence[str | None]
 
     def grades(self, rows: Sequence[int]) -> np.ndarray:
@@ -120,16 +124,22 @@ def fit_head(
 
     Returns the head, rounded to float16 as it will be kept, and the epoch. The same seed gives the same head.
     """
-    (_, dim), (_, aspects, grades) = examples.features.shape, examples.targets.shape
     stop: KeepBest | StopAfter = KeepBest(config.patience) if val else StopAfter(last_epoch or 0)
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        head = OrdinalHead.from_config(head_config, dim, aspects, grades)
-        head.standardise(examples.features[list(train)])
+        projection = fit_projection(examples.features[list(train)], head_config.components)
+        head = OrdinalHead(
+            projection.axes.shape[1],
+            *examples.targets.shape[1:],
+            head_config.kind,
+            head_config.hidden,
+            head_config.dropout,
+            head_config.members,
+        )
         module = HeadModule(head, config)
         data = GradedFeatures(
-            examples.features,
-            examples.targets,
+            projection(examples.features),
+            examples.lessons,
             train,
             val or [],
             minibatch=config.minibatch,
@@ -150,8 +160,10 @@ def fit_head(
             num_sanity_val_steps=0,
             limit_val_batches=None if val else 0,
         )
-        trainer.fit(module, data)
+        with _one_thread():
+            trainer.fit(module, data)
     head.load_state_dict(stop.state)
+    head = head.behind(projection)
     head.round_to_half()
     return head.eval(), stop.epoch
 
@@ -172,6 +184,17 @@ def _baselines(examples: Examples, learnt: Sequence[int], asked: Sequence[int]) 
     if any(known):
         found["generator_majority"] = generator_majority(known, grades, [examples.generators[row] for row in asked])
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small are slower on several cores, and on busy ones far slower: threads wait by spinning."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that a folder that will not do is told within
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,10 @@ class GradedArtworks:
     """The graded artworks of a collection, N of them, in its order.
 
     aspects: A of them, quality first. everything: all artworks, graded or not: any may link two graded ones.
-    targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded. opinions: (N,) what people thought of
-    quality, the finest there is: the mean rating where there are ratings, else the expected grade.
+    targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded; lessons: the same as a head is
+    taught them, ratings with some of the raters' spread (`soft`), for a rating next to a cut is hardly a grade.
+    opinions: (N,) what people thought of quality, as fine as there is: the mean rating where there are ratings, else
+    the expected grade.
     """
 
     collection: Collection
@@ -35,6 +37,7 @@ class GradedArtworks:
     artworks: list[Artwork]
     aspects: tuple[str, ...]
     targets: np.ndarray
+    lessons: np.ndarray
     opinions: np.ndarray
     graded_by: str
 
@@ -65,17 +68,27 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
     """
     collection = _open(config, collections)
     graded_by = _choose_source(config, collection.root)
-    grades, opinions = _grades(config, collection.root, graded_by)
+    grades, lessons, opinions = _grades(config, collection.root, graded_by)
     everything = list(collection)
     artworks = [artwork for artwork in everything if "quality" in grades.get(artwork.image_id, ())]
-    targets = grades.array([artwork.image_id for artwork in artworks], config.aspects)
+    image_ids = [artwork.image_id for artwork in artworks]
+    targets = grades.array(image_ids, config.aspects)
     _check_enough(collection.root, graded_by, targets)
     found = np.array(
         [opinions.get(artwork.image_id, np.nan) for artwork in artworks]
         if opinions
         else targets[:, 0] @ np.arange(len(GRADES))
     )
-    return GradedArtworks(collection, everything, artworks, tuple(config.aspects), targets, found, graded_by)
+    return GradedArtworks(
+        collection,
+        everything,
+        artworks,
+        tuple(config.aspects),
+        targets,
+        lessons.array(image_ids, config.aspects),
+        found,
+        graded_by,
+    )
 
 
 def _open(config: DataConfig, collections: Path) -> Collection:
@@ -103,15 +116,17 @@ def _choose_source(config: DataConfig, root: Path) -> str:
     )
 
 
-def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, dict[str, float]]:
-    """The grades, and the mean rating of quality of those artworks that have ratings."""
+def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades, dict[str, float]]:
+    """The grades, the grades to teach, and the mean rating of quality of those artworks that have ratings."""
     if source == "grades":
-        return Grades.load(root), {}
+        grades = Grades.load(root)
+        return grades, grades, {}
     if source == "votes":
         from artgate.labels.consensus import consensus
         from artgate.labels.votes import read_votes
 
-        return consensus(read_votes(root / GRADE_FILES[source]), config.consensus), {}
+        grades = consensus(read_votes(root / GRADE_FILES[source]), config.consensus)
+        return grades, grades, {}
     from artgate.labels.ratings import grades_from_ratings, read_ratings
 
     ratings = read_ratings(root / GRADE_FILES[source])
@@ -120,8 +135,10 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, dict[s
         if rating.aspect == "quality":
             means.setdefault(rating.image_id, []).append(rating.mean)
     low, high = config.cuts
-    grades = grades_from_ratings(ratings, (low, high), config.soft)
-    return grades, {image_id: float(np.mean(own)) for image_id, own in means.items()}
+    grades = grades_from_ratings(ratings, (low, high))
+    spread = [replace(rating, std=rating.std * config.soft) for rating in ratings]
+    lessons = grades_from_ratings(spread, (low, high), soft=True)
+    return grades, lessons, {image_id: float(np.mean(own)) for image_id, own in means.items()}
 
 
 def _check_enough(root: Path, source: str, targets: np.ndarray) -> None:

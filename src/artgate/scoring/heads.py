@@ -5,18 +5,18 @@ probabilities", 2021): with K grades, logit k of K - 1 is that of P(grade > k | 
 probabilities of exceeding each grade, which so never cross.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-
-from artgate.scoring.config import HeadConfig
 
 
 class OrdinalHead(nn.Module):
     """(B, D) features -> (B, A, K - 1) CORN logits, one row an aspect.
 
-    Features are standardised first, by the mean and scale of those it learns from. `members` networks that differ
-    by their random start and dropout are averaged.
+    Features are standardised first, by the mean and scale of those it learnt from. `members` networks that differ by
+    their random start and dropout are averaged.
     """
 
     mean: Tensor
@@ -28,23 +28,22 @@ class OrdinalHead(nn.Module):
         self.shape = (aspects, grades - 1)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
-        self.members = nn.ModuleList(
-            _linear(dim, aspects * (grades - 1), dropout)
-            if kind == "linear"
-            else _mlp(dim, hidden, aspects * (grades - 1), dropout)
-            for _ in range(members)
+        outputs = aspects * (grades - 1)
+        layers = _linear if kind == "linear" else _mlp
+        self.members = nn.ModuleList(layers(dim, hidden, outputs, dropout) for _ in range(members))
+
+    def behind(self, projection: "Projection") -> "OrdinalHead":
+        """The head on (N, D) features that says what this one says on their (N, C) projection."""
+        (dim, _), (aspects, thresholds) = projection.axes.shape, self.shape
+        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config)
+        whole.mean.copy_(projection.mean)
+        whole.scale.copy_(projection.scale)
+        first = {f"members.{member}.1.weight" for member in range(len(self.members))}
+        state = {key: value for key, value in self.state_dict().items() if key.startswith("members")}
+        whole.load_state_dict(
+            {key: value @ projection.axes.T if key in first else value for key, value in state.items()}, strict=False
         )
-
-    @classmethod
-    def from_config(cls, config: HeadConfig, dim: int, aspects: int, grades: int) -> "OrdinalHead":
-        """Build the head that a configuration describes, for features of `dim` values."""
-        return cls(dim, aspects, grades, config.kind, config.hidden, config.dropout, config.members)
-
-    def standardise(self, features: Tensor) -> None:
-        """Take mean and scale from (N, D) features; a value that never varies is only centred."""
-        self.mean.copy_(features.mean(0))
-        scale = features.std(0, correction=0)
-        self.scale.copy_(torch.where(scale > 1e-6 * scale.max(), scale, torch.ones_like(scale)))
+        return whole
 
     def round_to_half(self) -> None:
         """Round the weights to float16, as they are kept; mean and scale stay exact."""
@@ -59,6 +58,33 @@ class OrdinalHead(nn.Module):
         """Logits of every member: (B, D) -> (M, B, A, K - 1)."""
         standardised = (features - self.mean) / self.scale
         return torch.stack([member(standardised).unflatten(1, self.shape) for member in self.members])
+
+
+class Projection(NamedTuple):
+    """Features standardised, then turned to their C principal axes: mean (D,), scale (D,), axes (D, C).
+
+    All axes share one scale, so that the first still vary more than the last: a small head on few artworks does best
+    where the features do most. Learning on C instead of D values is also many times faster.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    axes: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, C), of mean square 1 on the features that it was fitted on."""
+        return ((features - self.mean) / self.scale) @ self.axes
+
+
+def fit_projection(features: Tensor, components: int) -> Projection:
+    """Of (N, D) features, onto at most `components` axes; draws from torch's global generator."""
+    mean = features.mean(0)
+    spread = features.std(0, correction=0)
+    scale = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)  # a value that never varies is only centred
+    standardised = (features - mean) / scale
+    # Randomised (Halko et al., 2011): 256 of 4,608 axes in a second.
+    _, strength, axes = torch.svd_lowrank(standardised, q=min(components, *features.shape), niter=4)
+    return Projection(mean, scale, axes / (strength.square().mean() / len(features)).sqrt().clamp_min(1e-12))
 
 
 def corn_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -98,18 +124,18 @@ def balancing_weights(targets: Tensor) -> Tensor:
     return weights * graded.sum(0) / weights.sum(0).clamp_min(1e-12)
 
 
-def _linear(dim: int, out: int, dropout: float) -> nn.Module:
-    return nn.Sequential(nn.Dropout(dropout), _small(nn.Linear(dim, out)))
+def _linear(dim: int, hidden: int, outputs: int, dropout: float) -> nn.Module:
+    return nn.Sequential(nn.Dropout(dropout), _even(nn.Linear(dim, outputs)))
 
 
-def _mlp(dim: int, hidden: int, out: int, dropout: float) -> nn.Module:
+def _mlp(dim: int, hidden: int, outputs: int, dropout: float) -> nn.Module:
     return nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), _small(nn.Linear(hidden, out))
+        nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), _even(nn.Linear(hidden, outputs))
     )
 
 
-def _small(layer: nn.Linear) -> nn.Linear:
-    """Start at even odds: thousands of features would otherwise open with confident nonsense."""
+def _even(layer: nn.Linear) -> nn.Linear:
+    """Start at even odds: hundreds of inputs would otherwise open with confident nonsense."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from artgate.labels.grades import GRADES
 from artgate.scoring.calibration import Calibration
 from artgate.scoring.encoders import Encoder, build_encoder
 from artgate.scoring.heads import OrdinalHead
+from artgate.scoring.metrics import predicted_grade
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CARD = "scorer.json", "head.safetensors", "README.md"
@@ -32,7 +34,7 @@ DESCRIPTION, WEIGHTS, CARD = "scorer.json", "head.safetensors", "README.md"
 class Score:
     """What a scorer thinks of one image.
 
-    score: expected grade of quality / 2, in [0, 1], from calibrated probabilities. grade: quality's likeliest.
+    score: expected grade of quality / 2, in [0, 1], from calibrated probabilities. grade: quality's median.
     probabilities: of quality's grades. aspects: the same for every aspect the scorer knows, quality included.
     """
 
@@ -134,7 +136,8 @@ class Scorer:
         quality = named["quality"]
         expected = sum(index * quality[grade] for index, grade in enumerate(GRADES))
         score = min(max(expected / (len(GRADES) - 1), 0.0), 1.0)
-        return Score(score, max(quality, key=lambda grade: quality[grade]), quality, named)
+        grade = GRADES[int(predicted_grade(np.array([list(quality.values())]))[0])]
+        return Score(score, grade, quality, named)
 
     def _weights(self) -> bytes:
         halved = {name for name, _ in self.head.named_parameters()}

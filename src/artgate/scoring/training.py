@@ -113,7 +113,8 @@ def _fit(graded: GradedArtworks, parts: Sequence[str], encoder: "Encoder", setti
         data.workers,
         data.minibatch,
     )
-    examples = Examples(torch.from_numpy(features), torch.from_numpy(graded.targets), graded.generators)
+    targets, lessons = torch.from_numpy(graded.targets), torch.from_numpy(graded.lessons)
+    examples = Examples(torch.from_numpy(features), targets, lessons, graded.generators)
     if settings.final:
         folds = [int(part) for part in parts]
         return fit_on_all(examples, folds, settings.head, settings.trainer, settings.seed, logger)
