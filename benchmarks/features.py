@@ -1,6 +1,8 @@
 """Feature extraction against the bare encoder and against a plain loop: `python benchmarks/features.py`.
 
-One run, the candidates interleaved and repeated, because only ratios within a run mean something on a shared machine:
+One run, the candidates interleaved and repeated, because only ratios within a run mean something on a shared machine.
+CPU seconds (of all threads together) are told beside wall seconds: where other work takes its turns on the cores,
+they are the steadier measure of what a candidate costs.
 
 - bare: the encoder's forward over minibatches that lie preprocessed in memory, as one stream on all cores and as one
   stream a core; the faster counts;
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +36,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         collection = _collection(Path(folder) / "collection", options.images, options.size)
         candidates = _candidates(collection, encoder, options.minibatch, Path(folder))
-        seconds = _interleaved(candidates, options.rounds)
-    _print_table(seconds, options.images)
+        taken = _interleaved(candidates, options.rounds)
+    _print_table(taken, options.images)
 
 
 def _candidates(
@@ -63,28 +66,38 @@ def _open(collection: Collection, image_id: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round, after a round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+class Taken(NamedTuple):
+    """Seconds of one run of a candidate: on the clock, and of all cores together."""
+
+    wall: float
+    cpu: float
+
+
+def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[Taken]]:
+    """What each candidate took in each round, after a round to warm up."""
+    taken: dict[str, list[Taken]] = {name: [] for name in candidates}
     for round_ in range(rounds + 1):
         for name, run in candidates.items():
-            started = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
             if round_:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+                taken[name].append(Taken(time.perf_counter() - wall, time.process_time() - cpu))
+    return taken
 
 
-def _print_table(seconds: dict[str, list[float]], images: int) -> None:
-    bare = [min(pair) for pair in zip(seconds["bare, a stream a core"], seconds["bare, one stream"], strict=True)]
-    for name, taken in seconds.items():
-        ratios = [b / t for b, t in zip(bare, taken, strict=True)]
-        print(f"{name:24} {images / statistics.median(taken):6.1f} images/s   {_spread(ratios)} of the faster bare")
-    over_loop = [loop / ours for loop, ours in zip(seconds["loop"], seconds["ours"], strict=True)]
-    print(f"{'ours over loop':24} {_spread(over_loop)}")
+def _print_table(taken: dict[str, list[Taken]], images: int) -> None:
+    for measure in Taken._fields:
+        seconds = {name: [getattr(run, measure) for run in runs] for name, runs in taken.items()}
+        bare = [min(pair) for pair in zip(seconds["bare, a stream a core"], seconds["bare, one stream"], strict=True)]
+        print(f"by {measure} seconds")
+        for name, runs in seconds.items():
+            speed = images / statistics.median(runs)
+            print(f"  {name:22} {speed:6.1f} images/s   {_ratio(bare, runs)} of the faster bare")
+        print(f"  {'ours over loop':22} {'':17} {_ratio(seconds['loop'], seconds['ours'])}")
 
 
-def _spread(ratios: Sequence[float]) -> str:
+def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 

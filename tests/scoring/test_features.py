@@ -169,6 +169,9 @@ def test_bad_input_is_named(encoder: Counting, tmp_path: Path) -> None:
     for key, value in (("workers", -1), ("minibatch", 0)):
         with pytest.raises(UserError, match=f"{key} {value} is"):
             extract_features(damaged, encoder, [], tmp_path / "cache", **{key: value})
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="features cannot be kept in .*file"):
+        extract_features(damaged, encoder, [], tmp_path / "file")
     path = damaged.path(next(iter(damaged)))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=path.name):

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from artgate.artworks.files import write_atomic
+from artgate.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,12 @@ class FeatureStore:
     def __init__(self, cache_dir: Path | str, fingerprint: str, dim: int, description: Mapping[str, Any]):
         self.folder = Path(cache_dir) / fingerprint[:16]
         self.dim = dim
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "encoder.json").is_file():
-            write_atomic(self.folder / "encoder.json", json.dumps(dict(description), indent=1) + "\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "encoder.json").is_file():
+                write_atomic(self.folder / "encoder.json", json.dumps(dict(description), indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"features cannot be kept in {cache_dir} ({error}): name a folder that can be") from error
 
     def write(self, image_ids: Sequence[str], features: Features) -> None:
         """Append a shard; when this returns, it is on the disk. features: (n, D) float32."""
