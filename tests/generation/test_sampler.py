@@ -1,7 +1,7 @@
 """The promise of the slots: an image depends on its prompt and seed alone, and is the one that diffusers would make."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import diffusers
@@ -66,9 +66,29 @@ def run(sampler: SlotSampler, *candidates: Candidate) -> dict[int, torch.Tensor]
     return {outcome.candidate.index: outcome.latents for outcome in outcomes if isinstance(outcome, Finished)}
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone at the end."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("scheduler", "eta"), SCHEDULERS + MORE_SCHEDULERS)
-def test_a_candidate_is_bit_identical_alone_among_others_and_with_neighbours_dropped(poisoned, scheduler, eta):
-    sampler = SlotSampler(poisoned, scheduler, steps=4, guidance=4.0, slots=3, strength=0.5, eta=eta)
+def test_a_candidate_is_bit_identical_alone_among_others_and_with_neighbours_dropped(poisoned, threads, scheduler, eta):
+    threads(2)
+    sampler = SlotSampler(poisoned, scheduler, steps=4, guidance=4.0, slots=4, strength=0.5, eta=eta)
+    assert_bit_identical(sampler)
+
+
+@pytest.mark.parametrize(("cores", "slots"), [(1, 3), (2, 3), (3, 4)])
+def test_bit_identity_holds_for_any_number_of_threads_and_slots(poisoned, threads, cores, slots):
+    threads(cores)
+    assert_bit_identical(SlotSampler(poisoned, "euler_ancestral", steps=4, guidance=4.0, slots=slots, strength=0.5))
+    assert torch.get_num_threads() == cores
+
+
+def assert_bit_identical(sampler: SlotSampler) -> None:
     healthy = [candidate for candidate in CROWD if candidate.prompt != POISON]
     among_dropped = run(sampler, *CROWD)  # two are dropped after their first step, others end after half the steps
     among_others = run(sampler, *reversed(healthy))

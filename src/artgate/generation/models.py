@@ -6,7 +6,7 @@ Stable Diffusion 1.x and 2.x, SD-Turbo, SDXL, SDXL-Turbo and the LCM-distilled a
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -17,6 +17,7 @@ from PIL import Image
 
 from artgate.config import validated
 from artgate.errors import UserError
+from artgate.generation.cores import Cores
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.loading import load_components
 from artgate.generation.schedulers import make_scheduler
@@ -46,6 +47,9 @@ class Conditioning:
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return cls(torch.cat([part.text for part in parts]), torch.cat(pooled) if pooled else None)
 
+    def __getitem__(self, rows: slice) -> Self:
+        return replace(self, text=self.text[rows], pooled=None if self.pooled is None else self.pooled[rows])
+
 
 class DiffusionModel:
     """One checkpoint, ready to sample.
@@ -60,6 +64,7 @@ class DiffusionModel:
         self.fingerprint = fingerprint
         self.family = "sdxl" if hasattr(pipeline, "text_encoder_2") else "sd"
         self.scale: int = pipeline.vae_scale_factor
+        self._cores = Cores()
         self._denoiser = pipeline.unet.to(device)
         self._codec = pipeline.vae.to(device)
         self._images = VaeImageProcessor(vae_scale_factor=self.scale)
@@ -109,7 +114,6 @@ class DiffusionModel:
         """
         return Conditioning.joined([self._encode_cached(prompt, negative) for prompt in prompts])
 
-    @torch.inference_mode()
     def denoise(
         self,
         latents: torch.Tensor,
@@ -120,26 +124,17 @@ class DiffusionModel:
     ) -> torch.Tensor:
         """Model output (B, C, h, w) after guidance, for latents (B, C, h, w) as scaled by their schedulers.
 
-        timesteps: (B,). negative: the negative rows if `guided(guidance)`, else ignored.
+        timesteps: (B,). negative: the negative rows if `guided(guidance)`, else ignored. One call of the denoiser; on
+        the CPU one a core (`cores`). There a row's output depends on B and on that row alone, to the last bit.
         """
-        guided = self.guided(guidance)
-        if guided:
-            if negative is None:
-                raise ValueError(f"guidance {guidance} needs negative conditioning")
-            conditioning = Conditioning.joined([negative, conditioning])
-            latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
-        output: torch.Tensor = self._denoiser(
-            latents,
-            timesteps.to(self.device),
-            encoder_hidden_states=conditioning.text,
-            timestep_cond=self._guidance_embedding(guidance, len(latents)),
-            added_cond_kwargs=self._added_conditions(conditioning, latents),
-            return_dict=False,
-        )[0]
-        if not guided:
-            return output
-        without, with_prompt = output.chunk(2)
-        return without + guidance * (with_prompt - without)
+        if negative is None and self.guided(guidance):
+            raise ValueError(f"guidance {guidance} needs negative conditioning")
+
+        def part(rows: slice) -> torch.Tensor:
+            unwanted = negative[rows] if negative and self.guided(guidance) else None
+            return self._denoise(latents[rows], timesteps[rows], conditioning[rows], unwanted, guidance)
+
+        return self._cores.run(part, len(latents)) if self.device.type == "cpu" else part(slice(None))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -162,6 +157,31 @@ class DiffusionModel:
         codes = torch.cat(latents).to(self.dtype)
         mean, std = self._latent_statistics(codes)
         return (codes - mean) * self._codec.config.scaling_factor / std
+
+    @torch.inference_mode()
+    def _denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        negative: Conditioning | None,
+        guidance: float,
+    ) -> torch.Tensor:
+        if negative:
+            conditioning = Conditioning.joined([negative, conditioning])
+            latents, timesteps = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
+        output: torch.Tensor = self._denoiser(
+            latents,
+            timesteps.to(self.device),
+            encoder_hidden_states=conditioning.text,
+            timestep_cond=self._guidance_embedding(guidance, len(latents)),
+            added_cond_kwargs=self._added_conditions(conditioning, latents),
+            return_dict=False,
+        )[0]
+        if not negative:
+            return output
+        without, with_prompt = output.chunk(2)
+        return without + guidance * (with_prompt - without)
 
     @torch.inference_mode()
     def _encode(self, prompt: str, negative: bool) -> Conditioning:
