@@ -62,8 +62,11 @@ def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> Autoencoder
 def save_pipeline(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write a StableDiffusionPipeline folder in float16."""
 
-    def half(part: torch.nn.Module) -> Any:
-        return copy.deepcopy(part).half()  # training goes on with the original
+    def half(part: Any) -> Any:
+        copied = copy.deepcopy(part).half()  # training goes on with the original
+        if hasattr(copied, "register_to_config"):
+            copied.register_to_config(_name_or_path="")  # where it was read from is nobody's business
+        return copied
 
     StableDiffusionPipeline(
         vae=half(autoencoder),
