@@ -113,7 +113,8 @@ def test_best_of_ranks_new_scores_among_those_of_the_ledger():
 
 
 def test_max_candidates_ends_the_batch_and_may_grow(tmp_path: Path):
-    assert len(run(tmp_path, BEST_2_OF_4, target=50, max_candidates=11)) == 8  # whole groups of 4
+    assert (whole_groups(11, BEST_2_OF_4), whole_groups(11, SCORE)) == (8, 11)
+    assert len(run(tmp_path, BEST_2_OF_4, target=50, max_candidates=11)) == 8
     assert len(run(tmp_path, BEST_2_OF_4, target=50, max_candidates=12)) == 12
 
 
