@@ -15,7 +15,7 @@ from torch import Tensor
 from artgate.scoring.heads import grade_probabilities
 
 # A prior worth this many artworks holds few data near "change nothing": log temperature and biases have unit width.
-PRIOR_ARTWORKS = 2.0
+PRIOR_ARTWORKS = 4.0
 LOG_TEMPERATURE_LIMIT = 3.0
 BIAS_LIMIT = 10.0
 

@@ -15,7 +15,7 @@ FIGURES = {
 }
 
 
-def model_card(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) -> str:
+def model_card(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any], command: str | None) -> str:
     """Markdown; every figure in it is in `metrics` (metrics.json of the run)."""
     data, encoder, head = metrics["data"], metrics["encoder"], metrics["head"]
     grades = ", ".join(f"{count} {grade}" for grade, count in data["grades"].items())
@@ -26,7 +26,7 @@ def model_card(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) ->
     return f"""# Scorer
 
 Grades images poor, average or good, and scores them: score = expected grade / 2, in [0, 1];
-grade = the median of the probabilities. Made by artgate's `train.py`.
+grade = the median of the probabilities. Made by artgate's `{command or "train.py"}`.
 
 | | |
 |---|---|

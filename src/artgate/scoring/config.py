@@ -106,6 +106,7 @@ class TrainerConfig:
     """How the head is fitted. steps: minibatches to an epoch, whatever the number of artworks."""
 
     epochs: int
+    earliest: int
     patience: int
     minibatch: int
     steps: int
@@ -116,6 +117,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         _check_range("trainer.epochs", self.epochs, 1, 100_000)
+        _check_range("trainer.earliest", self.earliest, 0, 100_000)
         _check_range("trainer.patience", self.patience, 1, 100_000)
         _check_range("trainer.minibatch", self.minibatch, 1, 2**20)
         _check_range("trainer.steps", self.steps, 1, 1_000_000)

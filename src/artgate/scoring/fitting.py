@@ -124,13 +124,14 @@ def fit_head(
 
     Returns the head, rounded to float16 as it will be kept, and the epoch. The same seed gives the same head.
     """
-    stop: KeepBest | StopAfter = KeepBest(config.patience) if val else StopAfter(last_epoch or 0)
+    stop: KeepBest | StopAfter = KeepBest(config.earliest, config.patience) if val else StopAfter(last_epoch or 0)
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
         projection = fit_projection(examples.features[list(train)], head_config.components)
         head = OrdinalHead(
             projection.axes.shape[1],
-            *examples.targets.shape[1:],
+            examples.targets.shape[1],
+            examples.targets.shape[2],
             head_config.kind,
             head_config.hidden,
             head_config.dropout,
@@ -162,10 +163,10 @@ def fit_head(
         )
         with _one_thread():
             trainer.fit(module, data)
-    head.load_state_dict(stop.state)
-    head = head.behind(projection)
-    head.round_to_half()
-    return head.eval(), stop.epoch
+        head.load_state_dict(stop.state)
+        whole = head.behind(projection)
+    whole.round_to_half()
+    return whole.eval(), stop.epoch
 
 
 def _logits(head: OrdinalHead, examples: Examples, rows: Sequence[int]) -> Tensor:

@@ -57,16 +57,22 @@ class HeadModule(lightning.LightningModule):
 
 
 class KeepBest(lightning.Callback):
-    """Keep the averaged head of the epoch with the lowest validation loss; stop `patience` epochs after it."""
+    """Keep the averaged head of the epoch with the lowest validation loss; stop `patience` epochs after it.
 
-    def __init__(self, patience: int):
-        self.patience = patience
+    Epochs before `earliest` are not considered. On a few validation artworks a head that has hardly begun, and gives
+    every grade a third, beats one that ranks them well but is too sure of it; and that one calibration can mend.
+    """
+
+    def __init__(self, earliest: int, patience: int):
+        self.earliest, self.patience = earliest, patience
         self.loss = float("inf")
         self.epoch = -1
         self.state: dict[str, Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Compare this epoch with the best one."""
+        if trainer.current_epoch < min(self.earliest, (trainer.max_epochs or 1) - 1):
+            return
         loss = float(trainer.callback_metrics["val/loss"])
         if loss < self.loss:
             self.loss, self.epoch = loss, trainer.current_epoch

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from artgate.artworks.files import write_atomic
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from artgate.scoring.fitting import Fit
 
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+MASK = "(not written down)"
 SPLITS_FOLDER = "splits"
 
 Metrics = dict[str, Any]
@@ -170,8 +172,9 @@ def _save(
     probabilities, targets = fit.probabilities[:, 0], graded.targets[fit.rows, 0]
     mistakes = worst_mistakes(graded.collection, [graded.artworks[row] for row in fit.rows], probabilities, targets)
     pictures = write_pictures(run / "pictures", probabilities, targets, mistakes)
-    scorer = Scorer(encoder, fit.head, fit.calibration, graded.aspects, {"metrics": metrics})
-    folder = scorer.save(run / "scorer", model_card(metrics, encoder.config))
+    command = _command()
+    scorer = Scorer(encoder, fit.head, fit.calibration, graded.aspects, {"command": command, "metrics": metrics})
+    folder = scorer.save(run / "scorer", model_card(metrics, encoder.config, command))
     tracker.record(metrics, pictures, mistakes, targets.argmax(1), predicted_grade(probabilities), folder)
     return {"metrics": str(run / "metrics.json"), "scorer": str(folder), "pictures": str(run / "pictures")}
 
@@ -179,13 +182,22 @@ def _save(
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they may be written down: whatever is named like a secret is masked."""
     return {
-        key: _without_secrets(value)
-        if isinstance(value, Mapping)
-        else "(not written down)"
-        if SECRET.search(key) and value
-        else value
+        key: _without_secrets(value) if isinstance(value, Mapping) else MASK if SECRET.search(key) and value else value
         for key, value in settings.items()
     }
+
+
+def _command() -> str | None:
+    """The command line that began the run, without where its results went and without secrets; None in a library."""
+    if not HydraConfig.initialized():
+        return None
+    given = [override.partition("=") for override in HydraConfig.get().overrides.task]
+    told = [
+        f"{key}={MASK if SECRET.search(key) else value}"
+        for key, _, value in given
+        if not key.lstrip("+").startswith("paths.")
+    ]
+    return " ".join(["python train.py", *told])
 
 
 def _grade_counts(graded: GradedArtworks) -> dict[str, int]:

@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from artgate.scoring.config import HeadConfig, TrainerConfig
+from artgate.scoring.fitting import Examples, fit_head, fit_on_all, fit_on_splits
+from artgate.scoring.heads import grade_probabilities
+
+LINEAR = HeadConfig(kind="linear", components=32, hidden=1, dropout=0.0, members=1)
+MLP = HeadConfig(kind="mlp", components=32, hidden=16, dropout=0.2, members=2)
+TRAINER = TrainerConfig(
+    epochs=12,
+    earliest=0,
+    patience=4,
+    minibatch=64,
+    steps=5,
+    learning_rate=3e-2,
+    weight_decay=0.0,
+    average_decay=0.8,
+    class_balance=True,
+)
+
+
+def examples(n=400, dim=12, noise=0.3, scale=1.0, seed=0):
+    """Grades that a direction in feature space decides, on features with means and scales far from 0 and 1."""
+    rng = np.random.default_rng(seed)
+    plain = rng.normal(size=(n, dim))
+    quality = plain[:, 0] + noise * rng.normal(size=n)
+    grades = np.digitize(quality, [-0.5, 0.5])
+    features = plain * np.geomspace(scale, 1 / scale, dim) + 50 * scale
+    targets = np.eye(3, dtype=np.float32)[grades][:, None]
+    generators = ["a" if q < 0 else "b" for q in quality]
+    return Examples(
+        torch.tensor(features, dtype=torch.float32), torch.from_numpy(targets), torch.from_numpy(targets), generators
+    )
+
+
+def accuracy(head, of, rows):
+    with torch.inference_mode():
+        return (
+            (grade_probabilities(head(of.features[rows]))[:, 0].argmax(1) == of.targets[rows, 0].argmax(1))
+            .float()
+            .mean()
+        )
+
+
+@pytest.mark.parametrize("config", [LINEAR, MLP], ids=["linear", "mlp"])
+def test_learns_what_can_be_learnt_whatever_the_scale_of_features(config):
+    """Unstandardised, features from 1e-3 to 1e3 around 5e4 leave the head at chance."""
+    data = examples(scale=1e3)
+    head, epoch = fit_head(data, range(300), range(300, 350), config, TRAINER, seed=1)
+    assert accuracy(head, data, range(350, 400)) > 0.7
+    assert 0 <= epoch < 12
+
+
+def test_same_seed_same_head_and_other_seed_another():
+    data = examples()
+    once, again, other = (
+        fit_head(data, range(300), range(300, 400), MLP, TRAINER, seed)[0](data.features) for seed in (1, 1, 2)
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_global_randomness_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit_head(examples(80), range(60), range(60, 80), LINEAR, TRAINER, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_keeps_the_epoch_that_validates_best():
+    """Validation grades that contradict training: any learning makes them worse, so the first epoch is kept."""
+    data = examples()
+    data.targets[300:] = data.targets[300:].flip(-1)
+    _, epoch = fit_head(data, range(300), range(300, 400), LINEAR, TRAINER, seed=1)
+    assert epoch == 0
+    _, epoch = fit_head(data, range(300), range(300, 400), LINEAR, replace(TRAINER, earliest=5), seed=1)
+    assert epoch == 5
+    _, epoch = fit_head(data, range(300), range(300, 400), LINEAR, replace(TRAINER, earliest=99), seed=1)
+    assert epoch == TRAINER.epochs - 1
+
+
+def test_learns_from_lessons_and_is_calibrated_by_targets():
+    """Lessons that swap poor and good make a head that is wrong; its calibration cannot tell it so, but shows."""
+    data = examples()
+    swapped = Examples(data.features, data.targets, data.targets.flip(-1), data.generators)
+    head, _ = fit_head(swapped, range(300), range(300, 350), LINEAR, TRAINER, seed=1)
+    assert accuracy(head, data, range(350, 400)) < 0.5
+    mirrored = Examples(data.features, data.targets.flip(-1), data.targets.flip(-1), data.generators)
+    assert accuracy(head, mirrored, range(350, 400)) > 0.7
+
+
+def test_missing_aspects_do_not_reach_the_other():
+    data = examples()
+    two = torch.cat([data.targets, torch.full_like(data.targets, float("nan"))], 1)
+    two[:20, 1] = data.targets[:20, 0]
+    head, _ = fit_head(Examples(data.features, two, two, data.generators), range(300), range(300, 350), MLP, TRAINER, 1)
+    assert torch.isfinite(head(data.features)).all()
+    assert accuracy(head, data, range(350, 400)) > 0.7
+
+
+def test_balance_finds_a_rare_grade():
+    rng = np.random.default_rng(0)
+    grades = np.array([0] * 380 + [2] * 20)
+    features = torch.tensor(rng.normal(size=(400, 4)) + 1.2 * grades[:, None] / 2, dtype=torch.float32)
+    order = rng.permutation(400)
+    targets = torch.eye(3)[grades[order]][:, None]
+    data = Examples(features[order], targets, targets, [None] * 400)
+
+    def found(balance):
+        config = replace(TRAINER, class_balance=balance)
+        head, _ = fit_head(data, range(300), range(300, 400), LINEAR, config, 1)
+        good = data.targets[:, 0, 2] == 1
+        return (grade_probabilities(head(data.features))[good, 0].argmax(1) == 2).float().mean().item()
+
+    assert found(balance=True) > 0.7
+    assert found(balance=False) < found(balance=True) - 0.1
+
+
+def test_splits_are_used_for_what_they_are_for():
+    """Calibration and test artworks, changed beyond recognition, change neither head nor epoch."""
+    data = examples()
+    rows = {
+        "train": list(range(250)),
+        "val": list(range(250, 300)),
+        "calibration": list(range(300, 350)),
+        "test": list(range(350, 400)),
+    }
+    fit = fit_on_splits(data, rows, LINEAR, TRAINER, 1, None)
+    assert fit.rows == rows["test"]
+    assert fit.probabilities.shape == (50, 1, 3)
+    assert fit.probabilities.sum(-1) == pytest.approx(np.ones((50, 1)))
+    other = examples()
+    other.targets[300:] = other.targets[300:].flip(-1)
+    other.features[350:] += 3
+    unlike = fit_on_splits(other, rows, LINEAR, TRAINER, 1, None)
+    for name, tensor in fit.head.state_dict().items():
+        assert torch.equal(tensor, unlike.head.state_dict()[name]), name
+    assert unlike.calibration != fit.calibration
+    assert fit.baselines.keys() == {"logistic_regression", "generator_majority"}
+    right = fit.baselines["logistic_regression"].argmax(1) == data.grades(rows["test"]).argmax(1)
+    assert right.mean() > 0.7
+
+
+def test_out_of_fold_figures_are_honest():
+    """Grades drawn at random cannot be foretold: a figure above chance would have seen them."""
+    rng = np.random.default_rng(0)
+    features = torch.tensor(rng.normal(size=(240, 60)), dtype=torch.float32)
+    grades = rng.integers(0, 3, 240)
+    targets = torch.eye(3)[grades][:, None]
+    data = Examples(features, targets, targets, [None] * 240)
+    fit = fit_on_all(data, [row % 4 for row in range(240)], LINEAR, TRAINER, 1, None)
+    assert fit.rows == list(range(240))
+    assert (fit.probabilities[:, 0].argmax(1) == grades).mean() < 0.45
+    assert fit.baselines.keys() == {"logistic_regression"}
+
+
+def test_the_final_head_learns_from_everything():
+    data, folds = examples(200), [row % 4 for row in range(200)]
+    fit = fit_on_all(data, folds, LINEAR, TRAINER, 1, None)
+    assert (fit.probabilities[:, 0].argmax(1) == data.grades(range(200)).argmax(1)).mean() > 0.7
+    expected, _ = fit_head(data, range(200), None, LINEAR, TRAINER, 1, None, fit.epoch)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, fit.head.state_dict()[name]), name

@@ -1,0 +1,176 @@
+import csv
+import shutil
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from graded_sample import graded_copy, one_hot
+
+from artgate.artworks.collection import Collection
+from artgate.errors import UserError
+from artgate.labels.grades import Grades
+from artgate.labels.ratings import Rating, write_ratings
+from artgate.labels.votes import Vote, write_votes
+from artgate.scoring.config import DataConfig, Fractions
+from artgate.scoring.graded import read_graded
+
+
+def config(folder, **changes):
+    values = {
+        "root": str(folder),
+        "importer": None,
+        "grades": "auto",
+        "consensus": "majority",
+        "cuts": [2.25, 3.08],
+        "soft": 0.0,
+        "aspects": ["quality"],
+        "fractions": Fractions(0.5, 0.15, 0.15, 0.2),
+        "group_by": ["near_duplicates"],
+        "duplicate_radius": 31,
+        "folds": 5,
+        "workers": 1,
+        "minibatch": 4,
+    }
+    return DataConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def own(sample, tmp_path_factory):
+    return graded_copy(sample, tmp_path_factory.mktemp("graded") / "own")
+
+
+def test_reads_grades_in_the_order_of_the_collection(own, tmp_path):
+    graded = read_graded(config(own.root), tmp_path)
+    assert graded.image_ids == [artwork.image_id for artwork in own]
+    assert graded.graded_by == "grades"
+    for artwork, target, opinion in zip(graded.artworks, graded.targets, graded.opinions, strict=True):
+        expected = one_hot(artwork.provenance.parameters["planted_grade"])
+        assert target[0].tolist() == expected.tolist()
+        assert opinion == expected.argmax()
+
+
+def test_only_graded_artworks_are_learnt_from_and_all_may_link_them(own, tmp_path):
+    few = [artwork.image_id for artwork in own][:30]
+    grades = Grades.load(own.root)
+    folder = tmp_path / "partly"
+    shutil.copytree(own.root, folder)
+    Grades({image_id: grades[image_id] for image_id in few}).save(folder)
+    graded = read_graded(config(folder), tmp_path)
+    assert graded.image_ids == few
+    assert len(graded.everything) == 48
+    assert graded.digest != read_graded(config(own.root), tmp_path).digest
+
+
+def test_votes_become_their_consensus(sample, tmp_path):
+    collection = graded_copy(sample, tmp_path / "votes")
+    (collection.root / "grades.jsonl").unlink()
+    first, *rest = collection
+    votes = [
+        Vote(first.image_id, name, "quality", grade)
+        for name, grade in {"a": "good", "b": "good", "c": "good", "d": "poor"}.items()
+    ]
+    votes += [Vote(artwork.image_id, "a", "quality", "average") for artwork in rest]
+    write_votes(collection.root / "votes.jsonl", votes)
+    graded = read_graded(config(collection.root), tmp_path)
+    assert graded.graded_by == "votes"
+    assert graded.targets[0, 0].tolist() == [0.25, 0, 0.75]
+    assert graded.opinions[0] == pytest.approx(1.5)
+
+
+def test_ratings_are_cut_into_grades_and_kept_as_opinions(sample, tmp_path):
+    collection = graded_copy(sample, tmp_path / "ratings")
+    means = dict(zip([artwork.image_id for artwork in collection], np.linspace(0.5, 4.5, 48), strict=True))
+    write_ratings(
+        collection.root / "ratings.jsonl",
+        [Rating(image_id, "quality", mean, 0.5, f"{image_id}.png") for image_id, mean in means.items()],
+    )
+    graded = read_graded(config(collection.root, grades="ratings"), tmp_path)
+    assert graded.opinions.tolist() == pytest.approx(list(means.values()))
+    assert graded.targets[:, 0].argmax(1).tolist() == [int(m >= 2.25) + int(m >= 3.08) for m in means.values()]
+    assert np.array_equal(graded.lessons, graded.targets)
+    soft = read_graded(config(collection.root, grades="ratings", soft=0.5), tmp_path)
+    assert np.array_equal(soft.targets, graded.targets), "what is measured stays sharp"
+    middle = list(means.values())[24]
+    assert soft.lessons[24, 0, 0] == pytest.approx(NormalDist(middle, 0.25).cdf(2.25), abs=1e-6)
+
+
+def test_missing_grades_are_told_with_their_cure(sample, own, tmp_path):
+    with pytest.raises(UserError, match=r"none of grades.jsonl, votes.jsonl, ratings.jsonl: label"):
+        read_graded(config(sample.root), tmp_path)
+    with pytest.raises(UserError, match=r"votes.jsonl does not exist"):
+        read_graded(config(own.root, grades="votes"), tmp_path)
+    with pytest.raises(UserError, match="is not a Collection"):
+        read_graded(config(tmp_path), tmp_path)
+
+
+def test_too_few_or_one_sided_grades_are_told_with_numbers(sample, tmp_path):
+    collection = graded_copy(sample, tmp_path / "own")
+    ids = [artwork.image_id for artwork in collection]
+    Grades({image_id: {"quality": one_hot("good")} for image_id in ids[:7]}).save(collection.root)
+    with pytest.raises(UserError, match="has 7 artworks .* needs 20"):
+        read_graded(config(collection.root), tmp_path)
+    Grades({image_id: {"quality": one_hot("good")} for image_id in ids}).save(collection.root)
+    with pytest.raises(UserError, match="all 48 graded artworks .* are good"):
+        read_graded(config(collection.root), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": "/nowhere"}, "'/nowhere' is not a folder"),
+        ({"grades": "stars"}, "'stars' is not one of auto, grades, votes, ratings"),
+        ({"aspects": ["attributes"]}, "must begin with quality"),
+        ({"aspects": ["quality", "beauty"]}, "'beauty' is not one of"),
+        ({"group_by": ["style"]}, "'style' is not one of"),
+        ({"cuts": [3.0, 2.0]}, "two rising ratings"),
+        ({"duplicate_radius": 99}, r"99 is outside \[0, 40\]"),
+        ({"folds": 1}, r"1 is outside \[2, 50\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_fractions_must_sum_to_one():
+    with pytest.raises(UserError, match=r"sum to 1\.2: .* must sum to 1"):
+        Fractions(0.5, 0.2, 0.2, 0.3)
+    with pytest.raises(UserError, match=r"data.fractions.val 0 is outside"):
+        Fractions(0.7, 0.0, 0.1, 0.2)
+
+
+@pytest.mark.agiqa3k
+def test_a_raw_database_is_imported_once(agiqa3k, tmp_path):
+    raw = raw_part(agiqa3k, tmp_path / "raw", 24)
+    with pytest.raises(UserError, match="experiment=agiqa3k"):
+        read_graded(config(raw), tmp_path)
+    graded = read_graded(config(raw, importer="agiqa3k", grades="ratings"), tmp_path / "collections")
+    assert len(graded.artworks) == 24
+    assert set(graded.generators) == {"AttnGAN", "glide", "DALLE2", "sd1.5"}
+    with (raw / "data.csv").open(newline="") as file:
+        rated = {row["name"]: float(row["mos_quality"]) for row in csv.DictReader(file)}
+    for artwork, opinion, target in zip(graded.artworks, graded.opinions, graded.targets, strict=True):
+        mean = rated[artwork.provenance.source_id]
+        assert opinion == pytest.approx(mean)
+        assert target[0].argmax() == int(mean >= 2.25) + int(mean >= 3.08)
+    again = read_graded(config(raw, importer="agiqa3k", grades="ratings"), tmp_path / "collections")
+    assert again.digest == graded.digest
+    assert len(Collection(graded.collection.root)) == 24
+
+
+def raw_part(agiqa3k, folder, count):
+    """Every so many of AGIQA-3K's rows, laid out as the database is."""
+    (folder / "images").mkdir(parents=True)
+    with (agiqa3k / "data.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        by_generator = {}
+        for row in reader:
+            by_generator.setdefault(row["name"].partition("_")[0], []).append(row)
+    rows = [row for name in ("AttnGAN", "glide", "DALLE2", "sd1.5") for row in by_generator[name][::40][: count // 4]]
+    for row in rows:
+        (folder / "images" / row["name"]).write_bytes((agiqa3k / "images" / row["name"]).read_bytes())
+    with (folder / "data.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, reader.fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
