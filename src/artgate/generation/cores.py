@@ -1,8 +1,8 @@
 """CPU arithmetic in which a row does not depend on its place in the minibatch.
 
 Several threads on one matrix product share out its rows, and the last digits of a row's sums then depend on where the
-cut falls (measured with MKL: linear layers over few rows). So each core takes an equal part of the minibatch for itself,
-and the parts run beside one another.
+cut falls (measured with MKL: linear layers over few rows). So each core takes an equal part of the minibatch for
+itself, and the parts run beside one another.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 
 
 def equal_parts(rows: int, cores: int) -> int:
-    """How many parts of one size `rows` are cut into, so that every core has one: the least divisor >= cores, or rows."""
+    """How many parts of one size `rows` are cut into, so that each core has one: the least divisor >= cores, or rows."""
     return next((parts for parts in range(max(cores, 1), rows) if rows % parts == 0), rows)
 
 
