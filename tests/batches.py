@@ -28,7 +28,8 @@ def build_scorer(path: Path, seed: int = 0) -> Path:
         head = OrdinalHead(encoder.dim, aspects=1, grades=3, kind="linear", hidden=1, dropout=0.0, members=1)
         features = encoder.encode_images([Image.fromarray(picture) for picture in pixels])  # (3, D)
         head.mean.copy_(features.mean(0))
-        head.scale.copy_(features.std(0).clamp_min(1e-6))
+        spread = features.std(0, correction=0)
+        head.scale.copy_(torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread)))
         for weights in head.members.parameters():
             torch.nn.init.normal_(weights, std=0.02)
     return Scorer(encoder, head, no_calibration(aspects=1, grades=3), ["quality"]).save(path)
