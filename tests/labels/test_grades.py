@@ -83,7 +83,7 @@ def test_two_lines_for_one_artwork_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_names_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="grades.jsonl does not exist: make it from votes with `artgate label consensus`"):
+    with pytest.raises(UserError, match="does not exist: make it from votes with `artgate label consensus`"):
         Grades.load(tmp_path)
 
 

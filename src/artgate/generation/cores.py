@@ -12,7 +12,7 @@ import torch
 
 
 def equal_parts(rows: int, cores: int) -> int:
-    """How many parts of one size `rows` are cut into, so that each core has one: the least divisor >= cores, or rows."""
+    """How many equal parts `rows` are cut into, so that each core has one: the least divisor >= cores, or rows."""
     return next((parts for parts in range(max(cores, 1), rows) if rows % parts == 0), rows)
 
 
