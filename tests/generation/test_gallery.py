@@ -216,7 +216,7 @@ def test_a_thousand_candidates_make_a_page_that_opens(tmp_path):
 
 
 def test_more_accepted_than_a_page_holds_have_smaller_thumbnails(tmp_path):
-    file = painted(tmp_path, "accepted/images/a.png", "red")
+    file = painted(tmp_path, "accepted/images/a.png", "red", (300, 200))
     page = page_of(batch(tmp_path, [line(k, file=file) for k in range(201)]))
     assert len(page.css("#accepted > li")) == 201
     assert thumbnail(page.css("#accepted img")[0]).size == (240, 160)
