@@ -56,7 +56,7 @@ def test_a_short_training_gives_a_pipeline_that_loads_and_an_autoencoder_that_le
     pretraining.main()
 
     assert json.loads((out / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
-    model = load_model({"model": str(out), "dtype": "float32"})
+    model = load_model({"name": "short", "model": str(out), "licence": "none"})
     assert model.latent_shape(64, 64) == (8, 8, 8)
 
     pictures = load_pictures(rated_folder, 0.0)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -109,7 +110,7 @@ def encode_variants(model: AutoencoderKL, pictures: Pictures, variants: int, see
                 torch.cat(
                     [
                         model.encode(random_crops(pictures.pixels, part, rng)).latent_dist.mean.float()
-                        for part in np.array_split(index, 40)
+                        for part in np.array_split(index, math.ceil(len(index) / 64))
                     ]
                 )
                 for _ in range(variants)
