@@ -41,7 +41,7 @@ def _speed(threads: int) -> None:
     quality = features @ torch.randn(FEATURES, generator=generator) / FEATURES**0.5
     quality += 0.7 * torch.randn(ARTWORKS, generator=generator)
     targets = torch.eye(3)[torch.bucketize(quality, torch.tensor([-0.5, 0.5]))][:, None]  # (N, 1, 3)
-    examples = Examples(features, targets, [None] * ARTWORKS)
+    examples = Examples(features, targets, targets, [None] * ARTWORKS)
     print(f"fitting on {ARTWORKS} x {FEATURES} features, {threads} threads")
     for kind in ("linear", "mlp"):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -205,6 +205,7 @@ def test_tiles_of_a_deep_network_meet_without_a_seam():
 
     assert jump(pad=0, feather=0) > 2
     assert jump() < 0.2
+    assert jump(pad=8) < jump(pad=8, feather=0) / 4  # what little a surround leaves is faded
 
 
 # The reference

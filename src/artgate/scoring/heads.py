@@ -83,7 +83,7 @@ def fit_projection(features: Tensor, components: int) -> Projection:
     scale = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)  # a value that never varies is only centred
     standardised = (features - mean) / scale
     # Randomised (Halko et al., 2011): 256 of 4,608 axes in a second.
-    _, strength, axes = torch.svd_lowrank(standardised, q=min(components, *features.shape), niter=4)
+    _, strength, axes = torch.svd_lowrank(standardised, q=min(components, *features.shape), niter=2)
     return Projection(mean, scale, axes / (strength.square().mean() / len(features)).sqrt().clamp_min(1e-12))
 
 
