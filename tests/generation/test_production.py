@@ -24,6 +24,7 @@ from artgate.artworks.parameters import embed_png, read_parameters
 from artgate.errors import UserError
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.production import generate, remake
+from artgate.scoring.scorer import Scorer
 
 Run = Callable[..., dict[str, Any]]
 
@@ -105,6 +106,15 @@ def test_accepted_artworks_are_a_collection_with_their_provenance(batch: Path):
         assert told.sampler == "euler_ancestral" and told.negative_prompt == line["negative_prompt"]
 
 
+def test_the_ledger_tells_the_scorers_own_judgement_of_the_picture(batch: Path, scorer: Path):
+    collection, judge = Collection(batch / "accepted"), Scorer.load(scorer)
+    for line in ledger(batch):
+        if line["status"] == "accepted":
+            score = judge([collection.image(collection[line["image_id"]])])[0]
+            assert (line["score"], line["grade"]) == (score.score, score.grade)
+            assert line["probabilities"] == score.probabilities
+
+
 def test_the_rejected_leave_a_small_picture_and_a_reason(batch: Path):
     rejected = [line for line in ledger(batch) if line["status"] == "rejected"]
     assert rejected
@@ -159,17 +169,12 @@ def test_max_candidates_ends_a_batch_that_is_not_complete(run: Run, tmp_path: Pa
     assert summary["evaluations_per_accepted"] is None
 
 
-def test_only_the_accepted_are_enlarged(run: Run, threshold: str, tmp_path: Path):
-    run(
-        tmp_path,
-        "target=2",
-        threshold,
-        "upscaler=embedded_animevideov3",
-        "application.final_width=100",
-        "application.final_height=90",
-    )
+def test_only_the_accepted_are_enlarged(run: Run, threshold: str, batch: Path, tmp_path: Path):
+    delivered = ["application.final_width=100", "application.final_height=90"]
+    run(tmp_path, "target=4", threshold, "upscaler=embedded_animevideov3", *delivered)
     assert {(artwork.width, artwork.height) for artwork in Collection(tmp_path / "accepted")} == {(100, 90)}
     lines = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == [line["score"] for line in ledger(batch)]  # of the small pictures
     assert all(("upscale" in line["seconds"]) == (line["status"] == "accepted") for line in lines)
     rejected = next(line for line in lines if line["status"] == "rejected")
     with Image.open(tmp_path / rejected["file"]) as picture:
