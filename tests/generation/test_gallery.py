@@ -165,7 +165,22 @@ def test_bars_of_the_histogram_are_the_counts(mixed):
     bars = page_of(mixed).css(".bars > span")
     heights = [re.findall(r"height:([\d.]+)%", bar.get()) for bar in bars]
     assert (heights[5], heights[4], heights[18]) == (["0.00", "100.00"], ["0.00", "100.00"], ["100.00", "0.00"])
-    assert bars[4].attrib["title"] == "0.20 to 0.25: 0 accepted, 1 rejected"
+    assert bars[4].attrib["title"] == "0.2 to 0.25: 0 accepted, 1 rejected"
+
+
+def test_a_failure_after_the_gate_has_a_score_and_is_only_a_failure(tmp_path):
+    failed = line(1) | {"status": "failed", "reason": "upscale: RuntimeError: no"}
+    page = page_of(batch(tmp_path, [line(0), failed]))
+    assert [card.attrib["data-index"] for card in page.css("li.card")] == ["0"]
+    assert "upscale: RuntimeError: no" in text(page.css("details"))
+    assert page.css(".bars > span")[10].attrib["title"] == "0.25 to 0.275: 0 accepted, 0 rejected"
+
+
+def test_small_scores_can_be_told_apart(tmp_path):
+    page = page_of(batch(tmp_path, [line(0, score=0.0081), line(1, score=0.0012), line(2, "rejected", 0.0)]))
+    assert [text(badge) for badge in page.css(".badge")] == ["0.0081", "0.0012", "0"]
+    assert page.css(".bars > span")[16].attrib["title"] == "0.008 to 0.0085: 1 accepted, 0 rejected"
+    assert text(page.css(".scale")) == "0 0.005 0.01"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -27,6 +27,7 @@ ACCEPTED_SIDE, REJECTED_SIDE = 480, 240  # of thumbnails, in pixels
 # A page of more opens slowly: beyond these, thumbnails are smaller, or only the best-scored are shown.
 MANY_ACCEPTED, MOST_REJECTED, MOST_FAILED = 200, 200, 200
 BINS = 20
+HISTOGRAM_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 GRADES = ("poor", "average", "good")
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -68,7 +69,7 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
         failed_count=len(failed),
         gate=_gate_in_words(summary.get("config", {}).get("gate", {})),
         stages=_stages(summary.get("seconds", {})),
-        bins=_histogram(lines),
+        histogram=_histogram(lines),
         mean_scores={status: _mean_score(lines, status) for status in ("accepted", "rejected")},
         config=yaml.safe_dump(summary.get("config", {}), sort_keys=False, allow_unicode=True),
         script=script,
@@ -145,20 +146,26 @@ def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
     return [(stage, spent, spent / total) for stage, spent in seconds.items() if spent > 0]
 
 
-def _histogram(lines: Sequence[Line]) -> list[tuple[float, float, str]]:
-    """For each of `BINS` ranges of the score: heights of accepted and rejected (the tallest bar is 1), and in words."""
+def _histogram(lines: Sequence[Line]) -> tuple[float, list[tuple[float, float, str]]]:
+    """(top, bars) of the scores in [0, top]: for each bar the heights of accepted and rejected, and both in words.
+
+    The tallest bar is 1. top is below 1 where all scores are small: one bar of everything would tell nothing.
+    """
+    # A candidate that failed after the gate, in enlarging say, has a score too.
+    scored = [line for line in lines if line["status"] != "failed" and line["score"] is not None]
+    top = next(top for top in HISTOGRAM_TOPS if top >= max((line["score"] for line in scored), default=1.0) or top == 1)
     counts = {"accepted": [0] * BINS, "rejected": [0] * BINS}
-    for line in lines:
-        if line["status"] in counts and line["score"] is not None:
-            counts[line["status"]][min(int(line["score"] * BINS), BINS - 1)] += 1
-    tallest = max(1, *map(sum, zip(*counts.values(), strict=True)))
-    return [
+    for line in scored:
+        counts[line["status"]][min(int(line["score"] / top * BINS), BINS - 1)] += 1
+    bars = list(zip(*counts.values(), strict=True))
+    tallest = max(1, *map(sum, bars))
+    return top, [
         (
             accepted / tallest,
             rejected / tallest,
-            f"{k / BINS:.2f} to {(k + 1) / BINS:.2f}: {accepted} accepted, {rejected} rejected",
+            f"{top * k / BINS:.3g} to {top * (k + 1) / BINS:.3g}: {accepted} accepted, {rejected} rejected",
         )
-        for k, (accepted, rejected) in enumerate(zip(*counts.values(), strict=True))
+        for k, (accepted, rejected) in enumerate(bars)
     ]
 
 
@@ -172,7 +179,9 @@ def _percent(share: float | None, digits: int = 0) -> str:
 
 
 def _score(score: float | None) -> str:
-    return "–" if score is None else f"{score:.2f}"
+    if score is None:
+        return "–"
+    return f"{score:.2f}" if score >= 0.1 else f"{score:.2g}"  # the order of small scores shows too
 
 
 def _duration(seconds: float | None) -> str:
