@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from artgate.scoring.calibration import fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
 from artgate.scoring.fitting import Examples, fit_head, fit_on_all, fit_on_splits
 from artgate.scoring.heads import grade_probabilities
@@ -141,6 +142,8 @@ def test_splits_are_used_for_what_they_are_for():
     for name, tensor in fit.head.state_dict().items():
         assert torch.equal(tensor, unlike.head.state_dict()[name]), name
     assert unlike.calibration != fit.calibration
+    held = rows["calibration"]
+    assert fit.calibration == fit_calibration(fit.head(data.features[held]), data.targets[held])
     assert fit.baselines.keys() == {"logistic_regression", "generator_majority"}
     right = fit.baselines["logistic_regression"].argmax(1) == data.grades(rows["test"]).argmax(1)
     assert right.mean() > 0.7
@@ -149,13 +152,16 @@ def test_splits_are_used_for_what_they_are_for():
 def test_out_of_fold_figures_are_honest():
     """Grades drawn at random cannot be foretold: a figure above chance would have seen them."""
     rng = np.random.default_rng(0)
-    features = torch.tensor(rng.normal(size=(240, 60)), dtype=torch.float32)
+    features = torch.tensor(rng.normal(size=(240, 150)), dtype=torch.float32)
     grades = rng.integers(0, 3, 240)
     targets = torch.eye(3)[grades][:, None]
     data = Examples(features, targets, targets, [None] * 240)
-    fit = fit_on_all(data, [row % 4 for row in range(240)], LINEAR, TRAINER, 1, None)
+    memorising, wide = replace(TRAINER, earliest=99), replace(LINEAR, components=150)
+    fit = fit_on_all(data, [row % 4 for row in range(240)], wide, memorising, 1, None)
     assert fit.rows == list(range(240))
-    assert (fit.probabilities[:, 0].argmax(1) == grades).mean() < 0.45
+    assert accuracy(fit.head, data, range(240)) > 0.7, "learnt by heart"
+    assert (fit.probabilities[:, 0].argmax(1) == grades).mean() < 0.42
+    assert (fit.baselines["logistic_regression"].argmax(1) == grades).mean() < 0.42
     assert fit.baselines.keys() == {"logistic_regression"}
 
 

@@ -82,7 +82,8 @@ def test_ratings_are_cut_into_grades_and_kept_as_opinions(sample, tmp_path):
     means = dict(zip([artwork.image_id for artwork in collection], np.linspace(0.5, 4.5, 48), strict=True))
     write_ratings(
         collection.root / "ratings.jsonl",
-        [Rating(image_id, "quality", mean, 0.5, f"{image_id}.png") for image_id, mean in means.items()],
+        [Rating(image_id, "quality", mean, 0.5, f"{image_id}.png") for image_id, mean in means.items()]
+        + [Rating(image_id, "alignment", 5 - mean, 0.5, f"{image_id}.png") for image_id, mean in means.items()],
     )
     graded = read_graded(config(collection.root, grades="ratings"), tmp_path)
     assert graded.opinions.tolist() == pytest.approx(list(means.values()))

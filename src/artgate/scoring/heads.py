@@ -94,13 +94,12 @@ def corn_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     weights: (...), >= 0. Returns a scalar: the mean over all conditional decisions, each counted by how likely the
     target is to reach it.
     """
-    graded = ~targets.isnan().any(-1)
-    targets = targets.nan_to_num(0)
+    targets = targets.nan_to_num(0)  # what was not graded reaches no decision
     reached = targets.flip(-1).cumsum(-1).flip(-1)  # (..., K): P(grade >= k)
     exceeded = reached[..., 1:]  # (..., K - 1): P(grade > k)
     reached = reached[..., :-1]
     losses = -(exceeded * logsigmoid(logits) + (reached - exceeded) * logsigmoid(-logits))
-    weights = (weights * graded).unsqueeze(-1)
+    weights = weights.unsqueeze(-1)
     return (weights * losses).sum() / (weights * reached).sum().clamp_min(1e-12)
 
 
