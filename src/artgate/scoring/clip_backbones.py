@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from artgate.errors import UserError
 from artgate.scoring.backbones import NO_NETWORK_CURE, Backbone, name_of
-from artgate.scoring.weights import library_errors, unknown, weights_file
+from artgate.scoring.weights import library_errors, unknown, weights_file, weights_sha256
 
 
 def open_clip_backbone(model: str, pretrained: str | None, checkpoint: str | None) -> Backbone:
@@ -26,9 +26,11 @@ def open_clip_backbone(model: str, pretrained: str | None, checkpoint: str | Non
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         clip = open_clip.create_model(model, require_pretrained=True, weights_only=True, **settings)
     data = clip.visual.preprocess_cfg
+    tower = _ImageTower(clip.visual)
     return Backbone(
         name=f"{name_of(model)}/{pretrained}" if pretrained else name_of(model),
-        network=_ImageTower(clip.visual),
+        network=tower,
+        weights_sha256=weights_sha256(tower),
         features="last",
         normalisation="l2",
         size=data["size"] if isinstance(data["size"], int) else max(data["size"]),

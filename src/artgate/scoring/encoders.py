@@ -20,7 +20,6 @@ from artgate.config import validated
 from artgate.errors import UserError
 from artgate.scoring.backbones import FEATURES, Backbone, embedded_backbone, timm_backbone
 from artgate.scoring.preprocessing import FITS, Preprocessing
-from artgate.scoring.weights import weights_sha256
 
 KINDS = ("open_clip", "timm", "embedded")
 PRECISIONS = ("float32", "bfloat16")
@@ -170,7 +169,7 @@ def _fingerprint(backbone: Backbone, preprocessing: Preprocessing, precision: st
     identity = {
         "recipe": RECIPE,
         "name": backbone.name,
-        "weights": weights_sha256(backbone.network),
+        "weights": backbone.weights_sha256,
         "preprocessing": asdict(preprocessing),
         "features": backbone.features,
         "normalisation": backbone.normalisation,
