@@ -122,7 +122,9 @@ def test_a_ledger_line_torn_by_a_kill_is_decided_again(tmp_path: Path):
     whole = run(tmp_path, SCORE, target=4)
     ledger = tmp_path / "candidates.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-7])
+    (tmp_path / ".config.json.x1y2.tmp").touch()
     assert run(tmp_path, SCORE, target=4) == whole
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_many_failures_in_a_row_stop_the_run_and_name_the_first_cause(tmp_path: Path):

@@ -301,13 +301,14 @@ def assert_same_batch(root: Path, other: Path) -> None:
     assert sorted(ids[0]) == sorted(ids[1])
     sidecars = [sorted(path.name for path in (folder / "accepted" / "sidecars").iterdir()) for folder in (root, other)]
     assert sidecars[0] == sidecars[1]
+    assert not list(root.rglob("*.tmp"))
 
 
 def test_a_batch_killed_at_random_and_resumed_is_the_same_batch(run: Run, everything: Path, tmp_path: Path):
     chance = random.Random(3)
     kills = 0
     for _ in range(5):
-        kill = when_decided(tmp_path, 1, signal.SIGKILL, delay=chance.uniform(0, 0.2))
+        kill = when_decided(tmp_path, 1, signal.SIGKILL, delay=chance.uniform(0, 0.03))
         status = in_a_fork(lambda: run(tmp_path, "target=12", "gate.threshold=0"), kill)
         kills += status == -signal.SIGKILL
         assert_whole(tmp_path)

@@ -107,6 +107,12 @@ def write_temporary(path: Path, content: bytes | str) -> Path:
     return temporary
 
 
+def sweep_temporaries(folder: Path) -> None:
+    """Delete what a killed `write_atomic` had begun, in a folder that no other process writes in."""
+    for temporary in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        temporary.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

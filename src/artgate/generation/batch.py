@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
+from artgate.artworks.files import append_line, read_lines, repair_lines, sweep_temporaries, write_atomic
 from artgate.errors import UserError
 from artgate.generation.gate import BestOf, Gate, Scored, Verdict
 from artgate.generation.prompts import Candidate
@@ -88,6 +88,7 @@ class Batch:
         others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
         if not kept.exists() and others:
             raise UserError(f"{self.root} holds {others[0]} and is no batch folder: give another batch_dir")
+        sweep_temporaries(self.root)
         write_atomic(kept, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 

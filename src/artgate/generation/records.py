@@ -16,7 +16,7 @@ import artgate
 from artgate.artworks.artwork import Provenance, image_id_of
 from artgate.artworks.collection import Collection
 from artgate.artworks.decode import Refused
-from artgate.artworks.files import write_atomic
+from artgate.artworks.files import sweep_temporaries, write_atomic
 from artgate.artworks.parameters import GenerationParameters, embed_png, format_a1111
 from artgate.errors import UserError
 from artgate.generation.batch import Line, Outcome
@@ -43,6 +43,7 @@ class Records:
         self.collection = Collection(root / ACCEPTED, create=True)
         for folder in (root / ACCEPTED / SIDECARS, root / REJECTED):
             folder.mkdir(exist_ok=True)
+            sweep_temporaries(folder)
 
     def save(self, outcome: Outcome, verdict: Verdict | None) -> Line:
         """Keep one candidate's picture and return its ledger line. Raises OSError where that cannot be written."""
