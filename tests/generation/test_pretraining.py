@@ -49,9 +49,9 @@ def test_a_short_training_gives_a_pipeline_that_loads_and_an_autoencoder_that_le
     from artgate.generation.pretraining.autoencoder import new_autoencoder, random_crops
 
     out, work = tmp_path / "model", tmp_path / "work"
-    minutes = ["--autoencoder-minutes", "0.6", "--denoiser-minutes", "0.1"]
+    updates = ["--autoencoder-updates", "40", "--denoiser-updates", "5", "--threads", "1"]
     monkeypatch.setattr(
-        sys, "argv", ["", "--images", str(rated_folder), "--out", str(out), "--work", str(work), *minutes]
+        sys, "argv", ["", "--images", str(rated_folder), "--out", str(out), "--work", str(work), *updates]
     )
     pretraining.main()
 

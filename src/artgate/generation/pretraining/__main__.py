@@ -35,11 +35,7 @@ def main() -> None:
     def save(denoiser: Denoiser) -> None:
         save_pipeline(autoencoder, denoiser, tokenizer, options.out)
 
-    save(
-        train_denoiser(
-            denoiser, latents * scale, pictures, tokenizer, 60 * options.denoiser_minutes, options.seed, save
-        )
-    )
+    save(train_denoiser(denoiser, latents * scale, pictures, tokenizer, options.denoiser_updates, options.seed, save))
 
 
 def _denoiser(pictures: Pictures, options: argparse.Namespace) -> tuple[Denoiser, CLIPTokenizer]:
@@ -55,7 +51,7 @@ def _autoencoder(pictures: Pictures, options: argparse.Namespace) -> Autoencoder
     kept = options.work / "autoencoder"
     model = AutoencoderKL.from_pretrained(kept) if kept.exists() else new_autoencoder()
     if options.continue_autoencoder or not kept.exists():
-        train_autoencoder(model, pictures, 60 * options.autoencoder_minutes, options.seed).save_pretrained(kept)
+        train_autoencoder(model, pictures, options.autoencoder_updates, options.seed).save_pretrained(kept)
     return model.eval()
 
 
@@ -86,9 +82,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="where the pipeline folder goes")
     parser.add_argument("--work", type=Path, default=Path("outputs/pretraining"), help="results of the stages")
     parser.add_argument("--least-quality", type=float, default=1.5, help="leave out images rated lower (0 to 4.5)")
-    parser.add_argument("--autoencoder-minutes", type=float, default=25)
+    parser.add_argument("--autoencoder-updates", type=int, default=6000, help="about 0.6 s each on one core")
     parser.add_argument("--continue-autoencoder", action="store_true", help="train the one in --work further")
-    parser.add_argument("--denoiser-minutes", type=float, default=80)
+    parser.add_argument("--denoiser-updates", type=int, default=6000, help="about 1 s each on one core")
     parser.add_argument("--continue-denoiser", action="store_true", help="train the one in --out further")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

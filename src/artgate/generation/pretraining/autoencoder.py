@@ -3,7 +3,6 @@
 import functools
 import logging
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,9 @@ from artgate.scoring.backbones import embedded_backbone
 
 log = logging.getLogger(__name__)
 
-MINIBATCH = 8  # small: within a budget of minutes, more updates beat better ones
+MINIBATCH = 8  # small: within minutes, more updates beat better ones
 LEARNING_RATE = 8e-4
+WARMUP_UPDATES = 30
 FEATURE_WEIGHT = 0.04
 KL_WEIGHT = 3e-4
 Features = Callable[[Tensor], list[Tensor]]
@@ -38,18 +38,16 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(model: AutoencoderKL, pictures: Pictures, seconds: float, seed: int) -> AutoencoderKL:
-    """Train `model` on L1 in pixels and in the early features of an ImageNet network, for `seconds` of wall time."""
+def train_autoencoder(model: AutoencoderKL, pictures: Pictures, updates: int, seed: int) -> AutoencoderKL:
+    """Train `model` on L1 in pixels and in the early features of an ImageNet network."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = model.train().to(memory_format=torch.channels_last)
     features = _feature_stages()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    start, step, done = time.monotonic(), 0, 0.0
-    while done < 1:
-        done = (time.monotonic() - start) / seconds
+    for step in range(updates):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 200) * max(0.02, 1 - done) ** 0.5
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_UPDATES) * (1 - step / updates) ** 0.5
         images = random_crops(pictures.pixels, rng.integers(len(pictures.pixels), size=MINIBATCH), rng)  # (B, 3, S, S)
         pixel_loss, feature_loss, kl = _losses(model, features, images)
         loss = pixel_loss + FEATURE_WEIGHT * feature_loss + KL_WEIGHT * kl
@@ -57,16 +55,9 @@ def train_autoencoder(model: AutoencoderKL, pictures: Pictures, seconds: float, 
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        if step % 100 == 0:
-            log.info(
-                "autoencoder %4.0f %% step %d L1 %.4f features %.3f KL %.2f",
-                100 * done,
-                step,
-                pixel_loss.item(),
-                feature_loss.item(),
-                kl.item(),
-            )
+        if (step + 1) % 100 == 0:
+            figures = [loss.item() for loss in (pixel_loss, feature_loss, kl)]
+            log.info("autoencoder %d of %d: L1 %.4f features %.3f KL %.2f", step + 1, updates, *figures)
     return model.eval()
 
 

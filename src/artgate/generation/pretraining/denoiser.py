@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MINIBATCH = 48
 CAPTIONS_PER_PICTURE = 16  # captions are drawn and tokenised once, ahead of training
 LEARNING_RATE = 6e-4
-WARMUP_STEPS = 150
+WARMUP_UPDATES = 150
 SAVE_SECONDS = 240
 
 
@@ -74,11 +74,11 @@ def train_denoiser(
     latents: Tensor,
     pictures: Pictures,
     tokenizer: CLIPTokenizer,
-    seconds: float,
+    updates: int,
     seed: int,
     save: Callable[[Denoiser], None],
 ) -> Denoiser:
-    """Velocity regression with timesteps drawn around the middle of the schedule, for `seconds` of wall time.
+    """Velocity regression with timesteps drawn around the middle of the schedule.
 
     latents: (variants, N, 8, 8, 8), scaled to unit variance. `save` gets the averaged weights every few minutes.
     """
@@ -88,11 +88,10 @@ def train_denoiser(
     model = model.train()
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    start, saved, step, done, smooth = time.monotonic(), time.monotonic(), 0, 0.0, 1.0
-    while done < 1:
-        done = (time.monotonic() - start) / seconds
+    saved, smooth = time.monotonic(), 1.0
+    for step in range(updates):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, max(0.02, 2 * (1 - done)))
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_UPDATES, 2 * (1 - step / updates))
         which = torch.from_numpy(rng.integers(latents.shape[1], size=MINIBATCH))
         clean = latents[torch.from_numpy(rng.integers(latents.shape[0], size=MINIBATCH)), which]  # (B, 8, 8, 8)
         text = tokens[which, torch.from_numpy(rng.integers(tokens.shape[1], size=MINIBATCH))]  # (B, L)
@@ -101,11 +100,10 @@ def train_denoiser(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        _update_average(average, model, min(0.9995, (1 + step) / (20 + step)))
+        _update_average(average, model, min(0.9995, (2 + step) / (21 + step)))
         smooth += 0.01 * (float(loss.detach()) - smooth)
-        if step % 100 == 0:
-            log.info("denoiser %4.0f %% step %d (minibatch %d) loss %.4f", 100 * done, step, MINIBATCH, smooth)
+        if (step + 1) % 100 == 0:
+            log.info("denoiser %d of %d: loss %.4f", step + 1, updates, smooth)
         if time.monotonic() - saved > SAVE_SECONDS:
             saved = time.monotonic()
             save(average)
