@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_cure(tiny, tmp_path, damage, m
         ({"model": "no name at all!"}, "diffusion.model 'no name at all!' is not there"),
         ({"lora": "/no/lora.safetensors"}, "LoRA /no/lora.safetensors: no safetensors file at"),
         ({"scheduler": "dimm"}, "diffusion.scheduler 'dimm' is not one of ddim"),
-        ({"dtype": "float16"}, "diffusion.dtype float16 is not for the CPU: use dtype=float32"),
+        ({"dtype": "float16"}, "diffusion.dtype float16 is not for the CPU: use float32"),
         ({"dtype": "int8"}, "diffusion.dtype 'int8' is not one of auto, float32"),
         ({"device": "tpu"}, "diffusion.device 'tpu' is not one of auto, cpu"),
         ({"steps": 0}, r"diffusion.steps 0 is outside \[1, 1000\]"),

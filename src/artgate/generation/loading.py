@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from artgate.errors import UserError
 from artgate.generation.checkpoints import checkpoint_folder, lora_file, variant_of
+from artgate.generation.devices import device_of, dtype_of
 from artgate.generation.diffusion_config import DiffusionConfig
 
 PIPELINES = {
@@ -27,8 +28,8 @@ PIPELINES = {
 
 def load_components(config: DiffusionConfig) -> tuple[Any, torch.device, str]:
     """(pipeline that holds the components, on the CPU; device they are meant for; fingerprint)."""
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    device = device_of("diffusion.device", config.device)
+    dtype = dtype_of("diffusion.dtype", config.dtype, device)
     folder = checkpoint_folder(config.model, config.revision, config.variant, config.download_gb or None)
     lora = lora_file(config.lora, config.lora_weight_name) if config.lora else None
     with _no_progress_bars():
@@ -99,26 +100,6 @@ def _settings(config: Any) -> dict[str, Any]:
     entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     origin = {"transformers_version", "dtype", "torch_dtype"}
     return {key: value for key, value in entries.items() if not key.startswith("_") and key not in origin}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"diffusion.device {name}: torch finds no CUDA GPU here; use device=auto or device=cpu")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("diffusion.device mps: torch finds no Apple GPU here; use device=auto or device=cpu")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    if name == "float16" and device.type == "cpu":
-        raise UserError("diffusion.dtype float16 is not for the CPU: use dtype=float32 or dtype=auto")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 @contextmanager

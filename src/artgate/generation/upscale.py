@@ -17,6 +17,7 @@ from spandrel import (  # type: ignore[import-untyped]
 
 from artgate.config import validated
 from artgate.errors import UserError
+from artgate.generation.devices import device_of, dtype_of
 from artgate.generation.realesrgan_engine import realesrgan_network
 from artgate.generation.tiling import Tiling, enlarge
 from artgate.generation.upscaler_config import UpscalerConfig
@@ -64,8 +65,8 @@ class NetworkUpscaler:
 
     def __init__(self, config: UpscalerConfig) -> None:
         self.name, self.licence = config.name, config.licence
-        device = _device(config.device)
-        dtype = _dtype(config.dtype, device)
+        device = device_of("upscaler.device", config.device)
+        dtype = dtype_of("upscaler.dtype", config.dtype, device)
         state_dict = state_dict_of(config.weights)
         descriptor = _descriptor(state_dict)
         tiling = _tiling(config, descriptor)
@@ -152,22 +153,3 @@ def _fingerprint(config: UpscalerConfig, tiling: Tiling, dtype: torch.dtype, sca
     """Over all that the pixels depend on but the device, which only moves the last digits."""
     parts = {"engine": config.engine, "dtype": str(dtype), "scale": scale, "weights": weights, **asdict(tiling)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"upscaler.device {name}: torch finds no CUDA GPU here; use device=auto or device=cpu")
-    if name == "mps" and not torch.mps.is_available():
-        raise UserError("upscaler.device mps: torch finds no Apple GPU here; use device=auto or device=cpu")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    if name == "float16" and device.type == "cpu":
-        raise UserError("upscaler.dtype float16 is not for the CPU: use dtype=float32, bfloat16 or auto")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
