@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One environment; each stamp says which extras are in it. A changed pyproject or constraints file installs again.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint format bench clean
