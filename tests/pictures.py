@@ -1,4 +1,4 @@
-"""Small pictures for the tests of artworks: each number another picture, cheap to encode."""
+"""Pictures and hashes for the tests of artworks: each number another picture, cheap to encode."""
 
 import io
 import os
@@ -8,10 +8,22 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from artgate.artworks.duplicates import mirrored_hash
+
 
 def picture(number: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     coarse = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def painting(number: int, size: tuple[int, int] = (256, 256)) -> Image.Image:
+    """A picture with detail at every scale, as real ones have; `picture` has none that is fine."""
+    rng = np.random.default_rng(number)
+    total = np.zeros((size[1], size[0], 3))
+    for cells in (4, 8, 16, 32, 64):
+        octave = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        total += np.asarray(octave.resize(size, Image.Resampling.BICUBIC), float) / cells
+    return Image.fromarray((255 * (total - total.min()) / np.ptp(total)).astype(np.uint8))
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -22,6 +34,20 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 def png(number: int) -> bytes:
     return encoded(picture(number))
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.bitwise_count(a ^ b).sum())
+
+
+def clusters(seed: int, n: int, spread: int) -> np.ndarray:
+    """(n, 32) hashes around 40 centres, 0 to `spread` bits from them, half of them mirrored."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 256, (40, 32), dtype=np.uint8)[rng.integers(0, 40, n)]
+    for row in rows:
+        for bit in rng.choice(256, rng.integers(0, spread + 1), replace=False):
+            row[bit // 8] ^= 1 << (bit % 8)
+    return np.where(rng.random((n, 1)) < 0.5, rows, mirrored_hash(rows))
 
 
 def run_in_fork(work: Callable[[], None]) -> int:

@@ -197,6 +197,72 @@ def test_purged_artworks_are_gone_and_may_not_return(tmp_path):
     assert Counter(d["reason"] for d in read_lines(tmp_path / "drops.jsonl")) == {"purged": 2}
 
 
+def crawled(number: int, creator: str, source: str = "web") -> NewArtwork:
+    return NewArtwork(png(number), Provenance(source=source, creator=creator, image_url=f"http://x/{number}.png"))
+
+
+def test_a_purged_address_is_remembered_and_refused_under_other_bytes(tmp_path):
+    collection = Collection(tmp_path, create=True)
+    one, _ = collection.add_many([crawled(1, "ann"), crawled(2, "bob")])
+    collection.purge([one.image_id])
+    (line,) = read_lines(tmp_path / "purged.jsonl")
+    assert (line["image_id"], line["image_url"], line["source"]) == (one.image_id, "http://x/1.png", "web")
+    for c in (collection, Collection(tmp_path)):
+        assert c.purged_addresses == {"http://x/1.png"}
+        assert c.purged_ids == {one.image_id}
+        assert "http://x/1.png" in c.refusal(Provenance(image_url="http://x/1.png"))
+        assert c.refusal(Provenance(image_url="http://x/3.png", creator="ann")) == ""
+        with pytest.raises(Refused, match="purged: the image at http://x/1.png"):
+            c.add(png(7), Provenance(image_url="http://x/1.png"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [({"creator": "ann"}, "23"), ({"source": "web"}, "13"), ({"creator": "ann", "source": "web"}, "123")],
+)
+def test_a_purge_by_creator_or_source_keeps_out_what_comes_later(tmp_path, rule, left):
+    collection = Collection(tmp_path, create=True)
+    items = [crawled(0, "ann"), crawled(1, "ann", "dump"), crawled(2, "bob"), crawled(3, "bob", "dump")]
+    collection.add_many(items)
+    waiting = Collection(tmp_path)
+    assert collection.purge_all(**rule) == 4 - len(left)
+    for c in (waiting, Collection(tmp_path)):
+        with pytest.raises(Refused, match="purged: all of .* was purged"):
+            c.add(png(9), Provenance(source="web", creator="ann"))
+        assert [a.provenance.image_url[9] for a in c] == list(left)
+    assert waiting.purge_all(**rule) == 0
+
+
+def test_a_rule_that_met_nothing_yet_is_seen_by_whoever_has_the_collection_open(tmp_path):
+    waiting = made(tmp_path, 1)
+    Collection(tmp_path).purge_all(creator="ann")
+    with pytest.raises(Refused, match="creator 'ann'"):
+        waiting.add(*crawled(5, "ann"))
+    with pytest.raises(UserError, match="neither a creator nor a source"):
+        waiting.purge_all()
+
+
+def test_purged_lines_of_before_the_addresses_still_count_and_odd_ones_are_named(tmp_path):
+    made(tmp_path, 1)
+    path = tmp_path / "purged.jsonl"
+    path.write_text(json.dumps({"image_id": image_id_of(png(1)), "purged_at": "2026-01-01"}) + "\n")
+    with pytest.raises(Refused, match="purged"):
+        Collection(tmp_path).add(*item(1))
+    path.write_text('{"refuse": {"prompt": "x"}}\n')
+    with pytest.raises(UserError, match=r"purged.jsonl: refuse .'prompt'"):
+        Collection(tmp_path)
+
+
+def test_read_only_changes_nothing_and_hides_what_a_killed_purge_had_named(tmp_path):
+    collection = made(tmp_path, 3)
+    victim = list(collection)[1].image_id
+    (tmp_path / "purged.jsonl").write_text(json.dumps({"image_id": victim}) + "\n")
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert victim not in Collection(tmp_path, read_only=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_two_open_collections_see_each_others_adds_and_purges(tmp_path):
     one, two = made(tmp_path, 2), Collection(tmp_path)
     one.add(*item(2))
@@ -330,6 +396,26 @@ def test_a_kill_at_every_single_step_of_a_purge_is_finished_by_the_next_open(tmp
             break
     assert not killed
     assert kept == ["0", "3"]
+    assert min(outcomes[2], outcomes[4]) > 2
+
+
+def test_a_kill_at_every_single_step_of_a_purge_by_creator_leaves_all_or_nothing_of_it(tmp_path):
+    outcomes = Counter()
+    for step in range(1, 200):
+        root = tmp_path / str(step)
+        Collection(root, create=True).add_many([crawled(i, "ann" if i % 2 else "bob") for i in range(4)])
+        killed = _killed_at_event(lambda root=root: Collection(root).purge_all(creator="ann"), step)
+        collection = Collection(root)
+        urls = [a.provenance.image_url[9] for a in collection]
+        assert urls in (list("0123"), list("02"))
+        assert len(list((root / "images").iterdir())) == len(urls)
+        assert collection.purged_addresses == ({"http://x/1.png", "http://x/3.png"} if len(urls) == 2 else set())
+        assert bool(collection.refusal(Provenance(creator="ann"))) == (len(urls) == 2)
+        assert not list(root.glob(".*.tmp"))
+        outcomes[len(urls)] += 1
+        if not killed:
+            break
+    assert not killed
     assert min(outcomes[2], outcomes[4]) > 2
 
 

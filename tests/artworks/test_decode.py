@@ -10,6 +10,7 @@ from pictures import encoded, picture, run_in_fork, within_memory
 from PIL import Image, ImageFile
 
 from artgate.artworks.decode import Limits, Refused, decode, open_image, sniff
+from artgate.errors import UserError
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
@@ -131,6 +132,43 @@ def test_sizes_beyond_the_limits(format):
     assert decode(encoded(picture(1), format), limits=Limits(max_pixels=64 * 48, min_side=48)).size == (64, 48)
 
 
+def test_a_format_that_the_limits_leave_out_is_refused_with_its_own_reason():
+    limits = Limits(formats=("png", "JPEG"))
+    assert limits.formats == ("PNG", "JPEG")
+    assert reason(encoded(picture(1), "WEBP"), limits=limits) == "excluded-format"
+    assert decode(encoded(picture(1), "JPEG"), limits=limits).size == (64, 48)
+    with pytest.raises(Refused, match="the file is WEBP, wanted are PNG, JPEG: add it to formats"):
+        decode(encoded(picture(1), "WEBP"), limits=limits)
+
+
+def test_each_refusal_for_size_names_value_limit_and_cure():
+    for size, said in [((400, 31), "31 pixels, .* 32: .*min_side"), ((40, 400), "10.0:1, the limit is 8:1: .*max_asp")]:
+        with pytest.raises(Refused, match=said):
+            decode(encoded(picture(1, size)))
+    with pytest.raises(Refused, match="the limit is 9: .*max_bytes"):
+        decode(encoded(picture(1)), limits=Limits(max_bytes=9))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_bytes": 0}, "max_bytes 0 is not a whole number of at least 1"),
+        ({"max_pixels": 1e6}, "max_pixels 1000000.0"),
+        ({"min_side": True}, "min_side True"),
+        ({"max_aspect": 0.5}, "max_aspect 0.5 is not a number of at least 1"),
+        ({"max_aspect": float("nan")}, "max_aspect nan"),
+        ({"max_aspect": float("inf")}, "max_aspect inf"),
+        ({"min_side": 100, "max_pixels": 9999}, "min_side 100 asks for 10000 pixels and max_pixels allows 9999"),
+        ({"formats": ()}, "one or more of PNG, JPEG, WEBP"),
+        ({"formats": ("PNG", "GIF")}, "GIF"),
+        ({"formats": "PNG"}, "give a list"),
+    ],
+)
+def test_limits_that_nothing_could_pass_are_errors(given, said):
+    with pytest.raises(UserError, match=said):
+        Limits(**given)
+
+
 def test_more_bytes_than_the_limit():
     data = encoded(picture(1))
     assert reason(data, limits=Limits(max_bytes=len(data) - 1)) == "too-many-bytes"
@@ -240,4 +278,4 @@ def test_sniffing_never_fails(data):
 def test_limits_are_judged_before_pixels_are_decoded(monkeypatch):
     data = encoded(picture(1))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    assert reason(data, limits=Limits(max_pixels=100)) == "too-many-pixels"
+    assert reason(data, limits=Limits(max_pixels=100, min_side=1)) == "too-many-pixels"

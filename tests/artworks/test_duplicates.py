@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pdqhash
 import pytest
-from pictures import encoded
+from pictures import clusters, distance, encoded, painting
 from PIL import Image, ImageOps
 
 from artgate.artworks import hamming
@@ -21,20 +21,6 @@ from artgate.artworks.duplicates import (
 )
 from artgate.artworks.hamming import plan
 from artgate.errors import UserError
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> int:
-    return int(np.bitwise_count(a ^ b).sum())
-
-
-def painting(number: int, size: tuple[int, int] = (256, 256)) -> Image.Image:
-    """A picture with detail at every scale, as real ones have; `picture` has none that is fine."""
-    rng = np.random.default_rng(number)
-    total = np.zeros((size[1], size[0], 3))
-    for cells in (4, 8, 16, 32, 64):
-        octave = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        total += np.asarray(octave.resize(size, Image.Resampling.BICUBIC), float) / cells
-    return Image.fromarray((255 * (total - total.min()) / np.ptp(total)).astype(np.uint8))
 
 
 def brute_force(hashes: np.ndarray, radius: int, mirrored: np.ndarray | None = None) -> list[int]:
@@ -54,16 +40,6 @@ def brute_force(hashes: np.ndarray, radius: int, mirrored: np.ndarray | None = N
                     labels[j] = start
                     waiting.append(j)
     return labels
-
-
-def clusters(seed: int, n: int, spread: int) -> np.ndarray:
-    """(n, 32) hashes around 40 centres, 0 to `spread` bits from them, half of them mirrored."""
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(0, 256, (40, 32), dtype=np.uint8)[rng.integers(0, 40, n)]
-    for row in rows:
-        for bit in rng.choice(256, rng.integers(0, spread + 1), replace=False):
-            row[bit // 8] ^= 1 << (bit % 8)
-    return np.where(rng.random((n, 1)) < 0.5, rows, mirrored_hash(rows))
 
 
 def test_the_hash_is_pdq():

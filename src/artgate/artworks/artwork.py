@@ -48,6 +48,8 @@ class Artwork:
     image_id: sha256 of the file's bytes, 64 hex digits. file_name: relative to the Collection's folder.
     width, height: pixels, after EXIF rotation. format: PNG, JPEG or WEBP.
     pdq: 256-bit perceptual hash, 64 hex digits; pdq_quality: 0 (flat, the hash says nothing) to 100.
+    near_duplicate_of: the image_id of the earliest artwork of the Collection that looks the same (within
+    `duplicates.RADIUS` bits, mirrored copies too), "" where there is none; set by `Collection.add`.
     """
 
     image_id: str
@@ -58,6 +60,7 @@ class Artwork:
     pdq: str
     pdq_quality: int = 100
     provenance: Provenance = field(default_factory=Provenance)
+    near_duplicate_of: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as a flat mapping whose every value is a string or an int, never null.
@@ -88,9 +91,13 @@ class Artwork:
             # The name comes from a file that others may have made: it must not lead out of the folder.
             if record["file_name"] != file_name_of(record["image_id"], record["format"]):
                 raise ValueError(f"file_name must be images/<image_id>.<suffix>, image_id {record['image_id']!r}")
+            original = record.get("near_duplicate_of") or ""  # lines of before this field do without
+            if original and not IMAGE_ID.fullmatch(original):
+                raise ValueError(f"near_duplicate_of {original!r} is not an image_id")
             return cls(
                 **{name: record[name] for name in _OWN_FIELDS},
                 pdq_quality=record.get("pdq_quality", 100),
+                near_duplicate_of=original,
                 provenance=Provenance(**given, parameters=parameters),
             )
         except KeyError as error:

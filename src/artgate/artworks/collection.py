@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from PIL import Image
 from artgate.artworks.artwork import Artwork, Provenance, file_name_of, image_id_of
 from artgate.artworks.decode import LIMITS, Limits, Refused, decode, sniff
 from artgate.artworks.duplicates import hash_and_quality
+from artgate.artworks.near import NearIndex, mark
+from artgate.artworks.purges import Rule
 from artgate.artworks.storage import Storage, drop_line, map_in_threads, now
 from artgate.errors import UserError
 
@@ -25,13 +28,17 @@ class NewArtwork(NamedTuple):
 class Collection:
     """A folder with `images/<image_id>.<suffix>` and `metadata.jsonl`, one line an artwork, in the order of adding.
 
-    Beside them: `drops.jsonl` (all that was not kept, with the reason) and `purged.jsonl` (ids that may not return).
+    Beside them: `drops.jsonl` (all that was not kept, with the reason) and `purged.jsonl` (what may not return).
+    An artwork that looks like one already held is kept and marked (`near_duplicate_of`).
     Any number of processes may add at once: each operation takes the folder's lock. Opening mends what a killed
     process left. An artwork whose image file is gone is not in the Collection until the file is back.
     """
 
-    def __init__(self, root: Path | str, create: bool = False, limits: Limits = LIMITS):
-        """Open the Collection in `root`; with `create`, make it where it is missing; else UserError."""
+    def __init__(self, root: Path | str, create: bool = False, limits: Limits = LIMITS, read_only: bool = False):
+        """Open the Collection in `root`; with `create`, make it where it is missing; else UserError.
+
+        read_only: change nothing in the folder, not even to mend it, and take no lock: for reading alone.
+        """
         self.root = Path(root)
         self.limits = limits
         self._storage = Storage(self.root, self._describe)
@@ -42,7 +49,10 @@ class Collection:
                 f"{self.root} is not a Collection (a folder with images/ and metadata.jsonl): "
                 "check the path, or make one with `artgate import`"
             )
-        self._storage.open()
+        self._storage.open(read_only)
+        # Made of all that is held by the first add, then following it; _indexed: what it was made of, and how many.
+        self._near = NearIndex()
+        self._indexed: tuple[dict[str, Artwork], int] = ({}, 0)
 
     def add(self, data: bytes, provenance: Provenance = Provenance(), name: str | None = None) -> Artwork:  # noqa: B008
         """Add one image file; when this returns, the artwork is on the disk.
@@ -63,13 +73,13 @@ class Collection:
         """
         prepared = map_in_threads(self._prepare, items)
         with self._storage.up_to_date():
-            results = [self._unless_purged(result) for result in prepared]
+            results = [self._unless_purged(result, item) for result, item in zip(prepared, items, strict=True)]
             new = {
                 result.image_id: (result, item.data)
                 for result, item in zip(results, items, strict=True)
                 if isinstance(result, Artwork) and result.image_id not in self
             }
-            self._storage.write(list(new.values()))
+            self._storage.write(self._marked(list(new.values())))
             self._storage.write_drops(list(self._drop_lines(items, results)))
         return [result if isinstance(result, Refused) else self[result.image_id] for result in results]
 
@@ -105,10 +115,11 @@ class Collection:
             self._storage.write_drops([drop_line(reason, detail, where)])
 
     def purge(self, image_ids: Iterable[str]) -> int:
-        """Delete artworks for good: the images, their lines, and the way back (adding them again is refused).
+        """Delete artworks for good: the images, their lines, and the way back.
 
-        Returns how many were there; raises UserError, purging nothing, if one is not. To let one return, delete its
-        line in purged.jsonl.
+        Adding the same bytes again is refused, and so is whatever comes from the same image address. Returns how many
+        were there; raises UserError, purging nothing, if one is not. To let one return, delete its line in
+        purged.jsonl.
         """
         with self._storage.up_to_date():
             wanted = list(dict.fromkeys(image_ids))
@@ -117,8 +128,34 @@ class Collection:
                 raise UserError(
                     f"image_id {unknown[0]!r} is not in {self.root} ({len(unknown)} such): nothing was purged"
                 )
-            self._storage.purge(wanted)
+            self._storage.purge(self._storage.artworks.get(i) or self._storage.gone[i] for i in wanted)
         return len(wanted)
+
+    def purge_all(self, creator: str | None = None, source: str | None = None) -> int:
+        """As `purge`, for all artworks of a creator, of a source, or of that creator at that source.
+
+        What comes of them later is refused too, under whatever bytes. Returns how many were there, 0 included.
+        """
+        rule = Rule(creator, source)
+        with self._storage.up_to_date():
+            storage = self._storage
+            wanted = [a for a in (*storage.artworks.values(), *storage.gone.values()) if rule.fits(a.provenance)]
+            storage.purge(wanted, rule)
+        return len(wanted)
+
+    @property
+    def purged_ids(self) -> frozenset[str]:
+        """The image_ids of what was purged."""
+        return self._storage.purges.image_ids
+
+    @property
+    def purged_addresses(self) -> frozenset[str]:
+        """The image URLs of what was purged: nothing there need be fetched."""
+        return self._storage.purges.addresses
+
+    def refusal(self, provenance: Provenance) -> str:
+        """Why an artwork of this provenance is not to be fetched, "" if it may: its address, creator or source."""
+        return self._storage.purges.refusal(provenance)
 
     def _prepare(self, item: NewArtwork) -> Artwork | Refused:
         image_id = image_id_of(item.data)
@@ -144,10 +181,27 @@ class Collection:
             provenance=replace(provenance, collected_at=provenance.collected_at or now()),
         )
 
-    def _unless_purged(self, result: Artwork | Refused) -> Artwork | Refused:
-        if isinstance(result, Artwork) and result.image_id in self._storage.purged:
-            return Refused("purged", f"{result.image_id} was purged from this Collection and may not return")
-        return result
+    def _unless_purged(self, result: Artwork | Refused, item: NewArtwork) -> Artwork | Refused:
+        if isinstance(result, Refused):
+            return result
+        refusal = self._storage.purges.refusal(item.provenance, result.image_id)
+        return Refused("purged", refusal) if refusal else result
+
+    def _marked(self, new: list[tuple[Artwork, bytes]]) -> list[tuple[Artwork, bytes]]:
+        """The new artworks, each with the earliest one that it looks like; call inside `up_to_date`."""
+        if not new:
+            return []
+        artworks, count = self._storage.artworks, self._indexed[1]
+        if artworks is not self._indexed[0]:
+            self._near, count = NearIndex(), 0
+        # From the end, because the beginning of a large dict is far.
+        self._near.extend(reversed(list(islice(reversed(artworks.values()), len(artworks) - count))))
+        self._indexed = artworks, len(artworks)
+        originals = mark([artwork for artwork, _ in new], self._near)
+        return [
+            (replace(artwork, near_duplicate_of=original), data)
+            for (artwork, data), original in zip(new, originals, strict=True)
+        ]
 
     def _drop_lines(
         self, items: Sequence[NewArtwork], results: Sequence[Artwork | Refused]

@@ -1,6 +1,7 @@
 """Bytes from anywhere → an RGB image, or the reason why not."""
 
 import io
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +10,43 @@ from pathlib import PurePath
 
 from PIL import Image, ImageOps
 
+from artgate.errors import UserError
+
 SUFFIXES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "WEBP": {".webp"}}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken. max_pixels: width x height; min_side: the shorter, in pixels; max_aspect: long / short side."""
+    """What is taken. max_pixels: width x height; min_side: the shorter, in pixels; max_aspect: long / short side.
+
+    formats: of PNG, JPEG and WEBP those that are wanted, in any letter case.
+    Raises UserError for a limit that nothing could pass.
+    """
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 8192 * 8192
     min_side: int = 32
     max_aspect: float = 8.0
+    formats: tuple[str, ...] = tuple(SUFFIXES)
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "min_side", "max_aspect"):
+            _check_limit(name, getattr(self, name))
+        if self.min_side**2 > self.max_pixels:
+            raise UserError(
+                f"min_side {self.min_side} asks for {self.min_side**2} pixels and max_pixels allows {self.max_pixels}: "
+                "lower the one or raise the other"
+            )
+        formats = [str(format).upper() for format in self.formats]
+        if not formats or not set(formats) <= set(SUFFIXES):
+            raise UserError(f"formats {self.formats!r}: give a list of one or more of {', '.join(SUFFIXES)}")
+        object.__setattr__(self, "formats", tuple(formats))
+
+
+def _check_limit(name: str, value: object) -> None:
+    whole = name != "max_aspect"
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 1 <= value < math.inf:
+        raise UserError(f"{name} {value!r} is not a {'whole ' if whole else ''}number of at least 1: give one")
 
 
 LIMITS = Limits()
@@ -38,17 +65,25 @@ def decode(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ima
     """Decode a still PNG, JPEG or WebP file to 8-bit RGB, upright (EXIF rotation applied).
 
     name: a file name or URL path; where it has a suffix, the suffix must be that of the format.
-    Raises Refused with reason empty, too-many-bytes, not-an-image, unsupported-format, wrong-extension, truncated,
-    corrupt, too-small, too-many-pixels, aspect, animated (a grade of one frame says nothing of the others), cmyk,
-    sixteen-bit or transparency. The header is judged before anything is allocated for the pixels.
+    Raises Refused with reason empty, too-many-bytes, not-an-image, unsupported-format (one that is not read here),
+    excluded-format (one that the limits leave out), wrong-extension, truncated, corrupt, too-small, too-many-pixels,
+    aspect, animated (a grade of one frame says nothing of the others), cmyk, sixteen-bit or transparency. The header
+    is judged before anything is allocated for the pixels.
     """
     if not data:
         raise Refused("empty", "the file has 0 bytes")
     if len(data) > limits.max_bytes:
-        raise Refused("too-many-bytes", f"the file has {len(data)} bytes, the limit is {limits.max_bytes}")
+        raise Refused(
+            "too-many-bytes",
+            f"the file has {len(data)} bytes, the limit is {limits.max_bytes}: take a smaller one, or raise max_bytes",
+        )
     format = sniff(data)
     if format is None:
         raise _not_taken(data)
+    if format not in limits.formats:
+        raise Refused(
+            "excluded-format", f"the file is {format}, wanted are {', '.join(limits.formats)}: add it to formats"
+        )
     _check_suffix(format, name)
     if _is_cut_short(data, format):
         raise Refused("truncated", f"the {format} data ends before its end marker")
@@ -162,12 +197,21 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     short, long = min(size), max(size)
     if width * height > limits.max_pixels:
-        raise Refused("too-many-pixels", f"{width} x {height} pixels, the limit is {limits.max_pixels} in all")
+        raise Refused(
+            "too-many-pixels",
+            f"{width} x {height} pixels, the limit is {limits.max_pixels} in all: reduce it, or raise max_pixels",
+        )
     if short < limits.min_side:
-        raise Refused("too-small", f"{width} x {height} pixels, the shortest side must have {limits.min_side}")
+        raise Refused(
+            "too-small",
+            f"{width} x {height} pixels, the shorter side must have {limits.min_side}: "
+            "take a larger one, or lower min_side",
+        )
     if long > limits.max_aspect * short:
         raise Refused(
-            "aspect", f"{width} x {height} pixels is {long / short:.1f}:1, the limit is {limits.max_aspect}:1"
+            "aspect",
+            f"{width} x {height} pixels is {long / short:.1f}:1, the limit is {limits.max_aspect:g}:1: "
+            "crop it, or raise max_aspect",
         )
 
 

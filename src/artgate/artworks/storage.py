@@ -1,8 +1,9 @@
 """How a Collection lies on the disk, and what makes it survive kills, power cuts and several processes at once.
 
 An add writes, in this order: the lines to come (`.pending.jsonl`), the images under temporary names, their renames,
-the lines, and the removal of what was pending. A purge first names the ids (`purged.jsonl`), then rewrites the lines,
-then deletes the images. Each step is synced before the next, so that whatever was killed, opening can finish it.
+the lines, and the removal of what was pending. A purge first names the ids (`purged.jsonl`, replaced as a whole), then
+rewrites the lines, then deletes the images. Each step is synced before the next, so that whatever was killed, opening
+can finish it.
 """
 
 import os
@@ -30,6 +31,8 @@ from artgate.artworks.files import (
     write_atomic,
     write_temporary,
 )
+from artgate.artworks.near import NearIndex
+from artgate.artworks.purges import Purges, Rule, purge_lines
 from artgate.errors import UserError
 
 LOCK_SECONDS = 60.0
@@ -41,8 +44,9 @@ R = TypeVar("R")
 
 
 class Storage:
-    """The folder of one Collection: `artworks` by image_id in the order of adding, and the ids in `purged`.
+    """The folder of one Collection: `artworks` by image_id in the order of adding, and `purges`.
 
+    `artworks` only grows; where lines went, it is another dict.
     describe: makes the record of an image that is found without one; raises Refused.
     """
 
@@ -51,14 +55,14 @@ class Storage:
         self.images = root / "images"
         self.artworks: dict[str, Artwork] = {}
         self.gone: dict[str, Artwork] = {}
-        self.purged: set[str] = set()
+        self.purges = Purges()
         self._describe = describe
         self._metadata = root / "metadata.jsonl"
         self._drops = root / "drops.jsonl"
         self._purged = root / "purged.jsonl"
         self._pending = root / ".pending.jsonl"
         self._lock = FileLock(root / ".lock", timeout=LOCK_SECONDS)
-        self._seen = _Seen(0, 0)
+        self._seen = self._purged_seen = _Seen(0, 0)
 
     @property
     def exists(self) -> bool:
@@ -70,13 +74,15 @@ class Storage:
         self.images.mkdir(parents=True, exist_ok=True)
         self._metadata.touch()
 
-    def open(self) -> None:
-        """Read the lines; mend what a killed process left, unless the folder is read-only."""
-        if os.access(self.root, os.W_OK):
+    def open(self, read_only: bool = False) -> None:
+        """Read the lines; mend what a killed process left, unless the folder is read-only or to be taken as such."""
+        if not read_only and os.access(self.root, os.W_OK):
             with self._locked():
                 self._mend()
         else:
             self._read_new_lines()
+            # A purge that was killed is finished by whoever may write; what it names is not shown until then.
+            self.artworks = {i: a for i, a in self.artworks.items() if i not in self.purges.image_ids}
 
     @contextmanager
     def up_to_date(self) -> Iterator[None]:
@@ -84,7 +90,7 @@ class Storage:
         with self._locked():
             if self._pending.exists():
                 self._mend()
-            elif _Seen.of(self._metadata) != self._seen:
+            elif (_Seen.of(self._metadata), _Seen.of(self._purged)) != (self._seen, self._purged_seen):
                 repair_lines(self._metadata)
                 self._read_new_lines()
             yield
@@ -109,9 +115,10 @@ class Storage:
         """Note what was not kept; call inside `up_to_date`."""
         self._append(self._drops, lines)
 
-    def purge(self, image_ids: Iterable[str]) -> None:
-        """Delete artworks and their way back; call inside `up_to_date`."""
-        self._append(self._purged, [{"image_id": image_id, "purged_at": now()} for image_id in image_ids])
+    def purge(self, artworks: Iterable[Artwork], rule: Rule | None = None) -> None:
+        """Delete artworks and their way back, and that of all that a rule fits; call inside `up_to_date`."""
+        lines = [*read_lines(self._purged), *purge_lines(artworks, rule, now())]
+        write_atomic(self._purged, as_lines(lines))
         self._finish_purges()
 
     @contextmanager
@@ -143,8 +150,13 @@ class Storage:
             artwork = Artwork.from_json(line)
             there = self.artworks if (self.root / artwork.file_name).exists() else self.gone
             there.setdefault(artwork.image_id, artwork)
-        self.purged = {line["image_id"] for line in read_lines(self._purged)}
+        self._read_purges()
         self._seen = _Seen(seen.inode, self._seen.size + len(data) - torn_bytes(data))
+
+    def _read_purges(self) -> None:
+        seen = _Seen.of(self._purged)
+        if seen != self._purged_seen:
+            self.purges, self._purged_seen = Purges.read(self._purged), seen
 
     def _mend(self) -> None:
         """Finish or undo what a killed process began: no temporary file, torn line or image without a line stays."""
@@ -156,13 +168,16 @@ class Storage:
         self._finish_purges()
         pending = {line["image_id"]: line for line in read_lines(self._pending)}
         without_line = [path for path in self._own_images() if path.stem not in self.artworks]
+        # In the order of adding: a near-duplicate comes after what it looks like.
+        places = {image_id: place for place, image_id in enumerate(pending)}
+        without_line.sort(key=lambda path: places.get(path.stem, len(places)))
         self._append(self._metadata, [line for path in without_line if (line := self._line_for(path, pending))])
         self._pending.unlink(missing_ok=True)
         self._read_new_lines()
 
     def _litter(self) -> Iterator[Path]:
         yield from self.images.glob(f".*{TEMPORARY_SUFFIX}")
-        ours = tuple(f".{path.name}." for path in (self._metadata, self._pending))
+        ours = tuple(f".{path.name}." for path in (self._metadata, self._pending, self._purged))
         for path in self.root.glob(f".*{TEMPORARY_SUFFIX}"):
             if path.name.startswith(ours) or time.time() - path.stat().st_mtime > STALE_SECONDS:
                 yield path
@@ -183,14 +198,15 @@ class Storage:
 
     def _finish_purges(self) -> None:
         """Take out of metadata.jsonl, and off the disk, whatever purged.jsonl names."""
-        self.purged = {line["image_id"] for line in read_lines(self._purged)}
-        if self.purged & (self.artworks.keys() | self.gone.keys()):
-            kept = [line for line in read_lines(self._metadata) if line["image_id"] not in self.purged]
-            write_atomic(self._metadata, as_lines(kept))
+        self._read_purges()
+        purged = self.purges.image_ids
+        if purged & (self.artworks.keys() | self.gone.keys()):
+            kept = [line for line in read_lines(self._metadata) if line["image_id"] not in purged]
+            write_atomic(self._metadata, as_lines(_marked_anew(kept, purged)))
             self._read_new_lines()
-        if self.purged:
+        if purged:
             for path in self._own_images():
-                if path.stem in self.purged:
+                if path.stem in purged:
                     path.unlink()
 
     def _own_images(self) -> list[Path]:
@@ -200,15 +216,29 @@ class Storage:
 
 
 class _Seen(NamedTuple):
-    """How much of metadata.jsonl has been read: a file replaced by another (purge) has another inode."""
+    """How much of a file has been read: one replaced by another (purge) has another inode, a missing one (0, 0)."""
 
     inode: int
     size: int
 
     @classmethod
     def of(cls, path: Path) -> "_Seen":
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return cls(0, 0)
         return cls(status.st_ino, status.st_size)
+
+
+def _marked_anew(lines: list[dict[str, Any]], purged: frozenset[str]) -> list[dict[str, Any]]:
+    """The lines, those that named a purged artwork as their original naming the earliest one that is left."""
+    orphans = [line for line in lines if line.get("near_duplicate_of") in purged]
+    if orphans:
+        index = NearIndex(map(Artwork.from_json, lines))
+        for line in orphans:
+            earliest = index.earliest(Artwork.from_json(line))
+            line["near_duplicate_of"] = "" if earliest == line["image_id"] else earliest
+    return lines
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
