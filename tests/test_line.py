@@ -53,6 +53,7 @@ def _crawl(sample: Collection, folder: Path) -> Collection:
         (folder / "site.yaml").write_text(server.site)
         arguments = ["-a", f"site={folder / 'site.yaml'}", "-a", f"collection={folder / 'crawled'}"]
         quick = ["-s", "CRAWL_CONTACT=tester@example.org", "-s", "DOWNLOAD_DELAY=0", "-s", "AUTOTHROTTLE_ENABLED=False"]
+        quick += ["-s", "CRAWL_ALLOW_PRIVATE=127.0.0.1"]
         command = [sys.executable, "-m", "scrapy", "crawl", "gallery", *arguments, *quick]
         subprocess.run(command, cwd=CRAWLER, check=True, capture_output=True, timeout=300)
     return Collection(folder / "crawled")

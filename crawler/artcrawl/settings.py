@@ -3,7 +3,6 @@
 import os
 
 from artgate import __version__
-from artgate.artworks.decode import LIMITS
 
 BOT_NAME = "artgate-crawler"
 SPIDER_MODULES = ["artcrawl.spiders"]
@@ -15,8 +14,10 @@ CRAWL_CONTACT = os.environ.get("ARTGATE_CRAWL_CONTACT", "")
 USER_AGENT = f"{BOT_NAME}/{__version__}"
 ROBOTSTXT_USER_AGENT = BOT_NAME
 
-# What we may do.
+# What we may do. Images need what their hosts' robots.txt, tdmrep.json and ai.txt allow; a host whose robots.txt asks
+# for more than CRAWL_DELAY_LIMIT seconds between requests is given up.
 ROBOTSTXT_OBEY = True
+CRAWL_DELAY_LIMIT = 60
 COOKIES_ENABLED = False
 DOWNLOAD_VERIFY_CERTIFICATES = True
 
@@ -28,16 +29,65 @@ AUTOTHROTTLE_ENABLED = True
 AUTOTHROTTLE_START_DELAY = 1.0
 AUTOTHROTTLE_TARGET_CONCURRENCY = 2.0
 
-# When it does not answer. Retry-After is honoured up to this many seconds; a host that asks for more ends the crawl,
-# which the same command takes up again later.
+# When it does not answer. Retry-After is honoured up to RETRY_AFTER_LIMIT seconds; a host that asks for more ends the
+# crawl, which the same command takes up again later. Other retries wait a random time of up to RETRY_BACKOFF_BASE
+# seconds, then twice that, and so on up to RETRY_BACKOFF_LIMIT. After BREAKER_FAILURES failures in a row a host is left
+# alone for BREAKER_REST seconds.
 RETRY_TIMES = 5
+RETRY_HTTP_CODES = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]
+RETRY_GIVE_UP_LOG_LEVEL = "INFO"
 RETRY_AFTER_LIMIT = 600
+RETRY_BACKOFF_BASE = 1.0
+RETRY_BACKOFF_LIMIT = 60.0
+BREAKER_FAILURES = 20
+BREAKER_REST = 60
+# From the request to the end of the body, whatever drips in between.
 DOWNLOAD_TIMEOUT = 60
-DOWNLOADER_MIDDLEWARES = {"artcrawl.middlewares.RetryAfterMiddleware": 560}
 
-# What we keep: nothing larger than what decode would take, one item's bytes at a time in few hands.
-DOWNLOAD_MAXSIZE = LIMITS.max_bytes
-DOWNLOAD_WARNSIZE = LIMITS.max_bytes // 2
+# Where we may go: the public internet, and of other addresses only those named here (hosts, addresses, networks).
+# No proxy, for it would resolve names itself, unguarded.
+CRAWL_ALLOW_PRIVATE = os.environ.get("ARTGATE_CRAWL_ALLOW_PRIVATE", "")
+DNS_RESOLVER = "artcrawl.network.guard.GuardedResolver"
+HTTPPROXY_ENABLED = False
+DOWNLOAD_HANDLERS = {
+    "http": "artcrawl.network.headers.BoundedHeadersHandler",
+    "https": "artcrawl.network.headers.BoundedHeadersHandler",
+    **dict.fromkeys(("file", "ftp", "s3", "data")),
+}
+
+# How much we take: pages up to DOWNLOAD_MAXSIZE bytes, as sent and decompressed (images up to what decode takes, see
+# network/images.py).
+DOWNLOAD_MAXSIZE = 8 * 2**20
+DOWNLOAD_WARNSIZE = 0
+REDIRECT_MAX_TIMES = 10
+
+# What we need not ask for again: pages of earlier crawls that have not changed since.
+HTTPCACHE_ENABLED = True
+HTTPCACHE_STORAGE = "artcrawl.network.cache.SqlitePageStorage"
+HTTPCACHE_POLICY = "artcrawl.network.cache.AskAgainPolicy"
+HTTPCACHE_EXPIRATION_SECS = 90 * 24 * 3600
+CRAWL_CACHE_MAX_BYTES = 2**30
+
+# The way of a request, from the spider (low numbers) to the network; the answer goes back from high to low. Scrapy's
+# own lie between: retry at 550.
+DOWNLOADER_MIDDLEWARES = {
+    "artcrawl.network.guard.AddressMiddleware": 40,
+    "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
+    "artcrawl.network.robots.RobotsMiddleware": 100,
+    "artcrawl.network.reservations.ReservationMiddleware": 110,
+    "artcrawl.network.refusals.NamedExceptionsMiddleware": 540,
+    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
+    "artcrawl.network.refusals.BoundedCompressionMiddleware": 590,
+    "scrapy.downloadermiddlewares.redirect.RedirectMiddleware": None,
+    "artcrawl.network.refusals.BoundedRedirectMiddleware": 600,
+    "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": None,
+    "artcrawl.network.cache.PageCacheMiddleware": 900,
+    "artcrawl.network.patience.PatienceMiddleware": 905,
+    "artcrawl.network.breaker.BreakerMiddleware": 910,
+    "artcrawl.network.guard.ResolvedAddressMiddleware": 920,
+}
+
+# One item's bytes at a time in few hands.
 CONCURRENT_ITEMS = 16
 ITEM_PIPELINES = {"artcrawl.pipelines.CollectionPipeline": 300}
 
@@ -46,6 +96,8 @@ REMOTE_CONTROL_ENABLED = False
 TELNETCONSOLE_ENABLED = False
 
 LOG_LEVEL = "INFO"
-LOGSTATS_INTERVAL = 10.0
+# A line on progress every so many seconds, in place of Scrapy's pages and items a minute.
+PROGRESS_SECONDS = 5.0
+EXTENSIONS = {"scrapy.extensions.logstats.LogStats": None, "artcrawl.progress.Progress": 0}
 # A drop is counted and written to drops.jsonl with its reason; it is no cause for a warning each.
 DEFAULT_DROPITEM_LOG_LEVEL = "INFO"

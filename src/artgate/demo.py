@@ -76,6 +76,7 @@ def crawl(demo: Path) -> None:
         write_atomic(demo / "site.yaml", server.site)
         # This gallery is our own, on this machine: it needs no pauses between requests.
         own = ["-s", "CRAWL_CONTACT=demo@example.org", "-s", "DOWNLOAD_DELAY=0", "-s", "AUTOTHROTTLE_ENABLED=False"]
+        own += ["-s", "CRAWL_ALLOW_PRIVATE=127.0.0.1"]
         site, collection = demo / "site.yaml", demo / "crawled"
         spider = ["scrapy", "crawl", "gallery", "-a", f"site={site}", "-a", f"collection={collection}"]
         _, seconds = _timed(lambda: _run([*spider, *own, "-s", "LOG_LEVEL=WARNING"], ROOT / "crawler"))

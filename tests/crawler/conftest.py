@@ -63,7 +63,8 @@ def crawl(tmp_path: Path, crawled: Path) -> Crawl:
         description = tmp_path / "site.yaml"
         description.write_text(site)
         arguments = ["-a", f"site={description}", "-a", f"collection={crawled}"]
-        quick = ["DOWNLOAD_DELAY=0", "AUTOTHROTTLE_ENABLED=0", f"CRAWL_CONTACT={contact}", *settings]
+        quick = ["DOWNLOAD_DELAY=0", "AUTOTHROTTLE_ENABLED=0", "RETRY_BACKOFF_BASE=0", "CRAWL_ALLOW_PRIVATE=127.0.0.1"]
+        quick += [f"CRAWL_CONTACT={contact}", *settings]
         command = [sys.executable, "-m", "scrapy", "crawl", "gallery", *arguments]
         command += [part for setting in quick for part in ("-s", setting)]
         with (tmp_path / "crawl.log").open("w") as log:

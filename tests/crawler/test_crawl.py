@@ -204,6 +204,7 @@ def test_it_runs_from_anywhere_with_the_project_on_the_path(gallery_collection, 
             "PYTHONPATH": str(root / "crawler"),
             "SCRAPY_SETTINGS_MODULE": "artcrawl.settings",
             "ARTGATE_CRAWL_CONTACT": "https://example.org/contact",
+            "ARTGATE_CRAWL_ALLOW_PRIVATE": "127.0.0.1",
         }
         subprocess.run(
             [sys.executable, "-m", "scrapy", "crawl", "gallery", "-a", f"site={tmp_path / 'site.yaml'}"]

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import pytest
 from scrapy.http import Response
 
-from artcrawl.middlewares import retry_after
+from artcrawl.network.patience import retry_after
 from artcrawl.optout import opt_out
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

@@ -1,7 +1,8 @@
-"""Downloader middlewares: what a polite client does that Scrapy does not."""
+"""When a host does not answer, or not now: how long to wait before asking it again."""
 
 import asyncio
 import logging
+import random
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,34 +12,43 @@ from scrapy.crawler import Crawler
 from scrapy.http import Response
 from scrapy.utils.httpobj import urlparse_cached
 
+from .withheld import Withheld
+
 logger = logging.getLogger(__name__)
 
 # With a Retry-After header, these say "not now" (RFC 9110, RFC 6585).
 NOT_NOW = (429, 503)
+# The longest nap, so that a crawl that is to end ends.
+NAP_SECONDS = 1.0
 
 
-class RetryAfterMiddleware:
-    """Hold back all requests to a host until the time that its Retry-After header asks for.
+class PatienceMiddleware:
+    """Hold back all requests to a host until the time its Retry-After asks for, and a retried one for longer each time.
 
-    Scrapy's retry middleware, which comes after this one, asks again at once. Waiting here does not block: other
-    hosts are crawled on.
+    Scrapy's retry middleware asks again at once. Waiting here does not block: other hosts are crawled on.
+    Settings, in seconds: RETRY_AFTER_LIMIT, RETRY_BACKOFF_BASE, RETRY_BACKOFF_LIMIT.
     """
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
         self.limit = crawler.settings.getfloat("RETRY_AFTER_LIMIT")
+        self.backoff_base = crawler.settings.getfloat("RETRY_BACKOFF_BASE")
+        self.backoff_limit = crawler.settings.getfloat("RETRY_BACKOFF_LIMIT")
         self.resume_at: dict[str, float] = {}  # host -> time.monotonic()
 
     @classmethod
-    def from_crawler(cls, crawler: Crawler) -> "RetryAfterMiddleware":
+    def from_crawler(cls, crawler: Crawler) -> "PatienceMiddleware":
         """Called by Scrapy."""
         return cls(crawler)
 
     async def process_request(self, request: Request) -> None:
-        """Wait until the host may be asked again; more waiting may be asked for meanwhile."""
+        """Wait until this may be asked; a Retry-After that comes meanwhile counts too. Raises Withheld at the end."""
         host = urlparse_cached(request).netloc
-        while (wait := self.resume_at.get(host, 0) - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        own = time.monotonic() + self._backoff(request)
+        while (wait := max(own, self.resume_at.get(host, 0)) - time.monotonic()) > 0:
+            if self._is_ending():
+                raise Withheld("host-wait", "the crawl ended while this waited for its turn")
+            await asyncio.sleep(min(wait, NAP_SECONDS))
 
     async def process_response(self, request: Request, response: Response) -> Response:
         """Note when the host may be asked again; end the crawl if that is too far off."""
@@ -56,6 +66,17 @@ class RetryAfterMiddleware:
             self.resume_at[host] = max(self.resume_at.get(host, 0), time.monotonic() + seconds)
         return response
 
+    def _backoff(self, request: Request) -> float:
+        retry = request.meta.get("retry_times", 0)
+        if retry == request.meta.get("artgate_waited_for", 0):  # none, or a redirect of one that waited
+            return 0.0
+        request.meta["artgate_waited_for"] = retry
+        return random.uniform(0, backoff_ceiling(retry, self.backoff_base, self.backoff_limit))
+
+    def _is_ending(self) -> bool:
+        slot = self.crawler.engine._slot if self.crawler.engine is not None else None
+        return not self.crawler.crawling or slot is None or slot.closing is not None
+
     def _end_crawl(self) -> None:
         engine = self.crawler.engine
         if engine is not None and not getattr(self, "ending", None):
@@ -65,6 +86,15 @@ class RetryAfterMiddleware:
     def _count(self, name: str) -> None:
         if self.crawler.stats is not None:
             self.crawler.stats.inc_value(name)
+
+
+def backoff_ceiling(retry: int, base: float, limit: float) -> float:
+    """The longest wait in seconds before the retry of this number (from 1): base, twice that, ... up to limit.
+
+    The wait itself is drawn evenly from [0, ceiling] ("full jitter", Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog 2015), so that requests which failed together do not come back together.
+    """
+    return min(limit, base * 2.0 ** min(retry - 1, 60))
 
 
 def retry_after(response: Response, now: datetime) -> float | None:

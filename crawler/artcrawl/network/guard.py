@@ -1,0 +1,112 @@
+"""No request, redirect or DNS answer leads into the operator's own network (server-side request forgery)."""
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from scrapy import Request
+from scrapy.crawler import Crawler
+from scrapy.exceptions import CannotResolveHostError
+from scrapy.resolver import CachingThreadedResolver
+from scrapy.utils.httpobj import urlparse_cached
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
+from twisted.internet.error import DNSLookupError
+
+from .addresses import Allowed, allowed, literal
+from .withheld import Withheld
+
+logger = logging.getLogger(__name__)
+
+CURE = "if you mean it, allow it: -s CRAWL_ALLOW_PRIVATE=HOST"
+
+
+def refusal(url: str, rules: Allowed) -> Withheld | None:
+    """Why the address of a request may not be asked, as far as the address itself tells; or None.
+
+    Only http and https, only ports 80, 443 and those from 1024 on (others belong to other services), no name and
+    password, no address that is not public. What a name resolves to is for `GuardedResolver`.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme not in ("http", "https"):
+        return Withheld("bad-address", f"scheme {parts.scheme!r} is not http or https")
+    if parts.username is not None:
+        return Withheld("bad-address", "the address holds a user name, and the crawler logs in nowhere")
+    if port is not None and port not in (80, 443) and port < 1024:
+        return Withheld("bad-address", f"port {port} is not 80, 443 or at least 1024")
+    address = literal(host)
+    if rules.host(host) or (address is not None and rules.address(address)):
+        return None
+    if address is not None or host.rstrip(".").endswith("localhost"):
+        return _private(host, str(address or "loopback"))
+    return None
+
+
+class AddressMiddleware:
+    """Looks at the address of every request before anything else does: redirects and robots.txt come by here too."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        self.crawler = crawler
+        self.rules = allowed(crawler.settings.getlist("CRAWL_ALLOW_PRIVATE"))
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> "AddressMiddleware":
+        """Called by Scrapy."""
+        return cls(crawler)
+
+    def process_request(self, request: Request) -> None:
+        """Raise Withheld for an address that may not be asked; note a redirect that gives up encryption."""
+        withheld = refusal(request.url, self.rules)
+        if withheld is not None:
+            raise withheld
+        previous = request.meta.get("redirect_urls", [""])[-1]
+        if previous.startswith("https:") and request.url.startswith("http:") and self.crawler.stats is not None:
+            logger.info("%s leads from https to http: %s", previous, request.url)
+            self.crawler.stats.inc_value("artgate/https-to-http")
+
+
+class GuardedResolver(CachingThreadedResolver):
+    """Resolves names as Scrapy does, but fails for one that leads to an address which may not be asked.
+
+    The address that passes here is the one that is connected to, so a name that resolves to something else the second
+    time gains nothing (DNS rebinding). Scrapy's setting DNS_RESOLVER names this class.
+    """
+
+    # Twisted forgets why a name did not resolve. name -> the address that was refused.
+    refused: dict[str, str] = {}
+    rules = Allowed()
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, reactor: ReactorBase) -> "GuardedResolver":
+        """Called by Scrapy."""
+        resolver = super().from_crawler(crawler, reactor)
+        resolver.rules = allowed(crawler.settings.getlist("CRAWL_ALLOW_PRIVATE"))
+        return resolver
+
+    # The name is Twisted's.
+    def getHostByName(self, name: str, timeout: Sequence[int] = ()) -> "Deferred[str]":  # noqa: N802
+        """The address of a host. Fails with DNSLookupError if there is none, or none that may be asked."""
+        return super().getHostByName(name, timeout).addCallback(self._checked, name)
+
+    def _checked(self, answer: str, name: str) -> str:
+        if self.rules.host(name) or self.rules.address(ipaddress.ip_address(answer)):
+            return answer
+        self.refused[name] = answer
+        raise DNSLookupError(f"{name} resolves to {answer}")
+
+
+class ResolvedAddressMiddleware:
+    """Names the cause when `GuardedResolver` refused, before the retry middleware takes it for a failure."""
+
+    def process_exception(self, request: Request, exception: Exception) -> None:
+        """Raise Withheld for a name that leads to an address which may not be asked."""
+        host = urlparse_cached(request).hostname or ""
+        if isinstance(exception, CannotResolveHostError) and host in GuardedResolver.refused:
+            raise _private(host, GuardedResolver.refused[host]) from exception
+
+
+def _private(host: str, address: str) -> Withheld:
+    detail = f"{host} is {address}, which is not an address of the public internet; {CURE}"
+    return Withheld("host-private", detail)
