@@ -34,7 +34,8 @@ format: $(DEV_READY) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(DEV_READY) ## run every benchmark, one after another (long)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in crawl duplicates features head_training upscale; do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment and the caches (never data/ or outputs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

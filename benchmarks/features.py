@@ -1,4 +1,4 @@
-"""Feature extraction against the bare encoder and against a plain loop: `python benchmarks/features.py`.
+"""Feature extraction against the bare encoder and against a plain loop: `python -m benchmarks.features`.
 
 One run, the candidates interleaved and repeated, because only ratios within a run mean something on a shared machine.
 CPU seconds (of all threads together) are told beside wall seconds: where other work takes its turns on the cores,
@@ -12,7 +12,6 @@ they are the steadier measure of what a candidate costs.
 """
 
 import argparse
-import io
 import random
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from artgate.artworks.collection import Collection, NewArtwork
 from artgate.scoring.backbones import embedded_network
 from artgate.scoring.encoders import Encoder, build_encoder
 from artgate.scoring.features import extract_features
+from benchmarks.pictures import jpeg
 
 
 def main() -> None:
@@ -124,20 +124,9 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
 
 
 def _collection(root: Path, images: int, size: int) -> Collection:
-    """Smooth noise at several scales, as JPEG of quality 75 at about the bits a pixel of a painting."""
     collection = Collection(root, create=True)
-    collection.add_many([NewArtwork(_jpeg(seed, size)) for seed in range(images)])
+    collection.add_many([NewArtwork(jpeg(seed, size)) for seed in range(images)])
     return collection
-
-
-def _jpeg(seed: int, size: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    noise = [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (8, 32, 128)]
-    layers = [np.asarray(layer.resize((size, size), Image.Resampling.BICUBIC)) for layer in noise]
-    mixed = np.mean(layers, axis=0).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(mixed).save(file, "JPEG", quality=75)
-    return file.getvalue()
 
 
 def _options() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Training the head: how fast, and how good on AGIQA-3K. `python benchmarks/head_training.py [--agiqa3k DIR]`.
+"""Training the head: how fast, and how good on AGIQA-3K. `python -m benchmarks.head_training [--agiqa3k DIR]`.
 
 - speed: fitting each head on 20,000 x 3,000 synthetic features, with epochs and minibatches as configured;
 - quality (with --agiqa3k): `train.py experiment=agiqa3k` over five seeds, each with its own split: mean and range of
