@@ -1,21 +1,23 @@
 """From an image's address to an artwork in the Collection, its bytes as they were served."""
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import NoReturn
 
-from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.exceptions import DropItem, IgnoreRequest
 from scrapy.http import Response
 
-from artgate.artworks.artwork import Artwork
-from artgate.artworks.collection import Collection
+from artgate.artworks.artwork import Artwork, Provenance
+from artgate.artworks.collection import Collection, NewArtwork
 from artgate.artworks.decode import Refused
-from artgate.artworks.files import read_lines
-from artgate.artworks.parameters import with_parameters
 
 from .items import Found, Lost
+from .keeping import Keeper
+from .ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
+from .network.images import image_request
+from .network.withheld import Withheld
 from .optout import response_opt_out
 from .settings import BOT_NAME
 from .spiders.collecting import CollectingSpider
@@ -23,10 +25,14 @@ from .spiders.collecting import CollectingSpider
 logger = logging.getLogger(__name__)
 
 
+class Undecided(DropItem):
+    """Dropped for now: the next crawl tries it again."""
+
+
 class CollectionPipeline:
     """Fetches each image once, checks it, and adds it with its provenance; notes why for all that is not kept.
 
-    The Collection is the ledger: an image whose address it knows is not fetched again, so that a crawl that was
+    What the Collection holds, or the ledger has decided for good, is not fetched again, so that a crawl that was
     killed goes on when it is run again.
     """
 
@@ -39,12 +45,17 @@ class CollectionPipeline:
         return cls(crawler)
 
     def open_spider(self) -> None:
-        """Open the spider's Collection, or make it."""
+        """Open the spider's Collection, or make it, and the ledger in it."""
         engine, spider, stats = self.crawler.engine, self.crawler.spider, self.crawler.stats
         assert engine is not None and stats is not None and isinstance(spider, CollectingSpider)
-        self.engine, self.stats = engine, stats
-        self.collection = Collection(spider.collection_root, create=True)
-        self.known = _known_addresses(self.collection)
+        self.engine, self.spider, self.stats = engine, spider, stats
+        self.collection = Collection(spider.collection_root, create=True, limits=spider.limits)
+        self.ledger = Ledger(self.collection.root / "crawl" / ledger_name(spider.source), self.collection)
+        self.keeper = Keeper(self.collection, self.ledger)
+        held = {artwork.provenance.image_url for artwork in self.collection}
+        self.known = self.ledger.known | self.collection.purged_addresses | {url for url in held if url}
+        spider.open(self.keeper, self.known)
+        self.closing: asyncio.Future[None] | None = None
 
     def close_spider(self) -> None:
         """Say in one line what came of it."""
@@ -61,60 +72,119 @@ class CollectionPipeline:
 
     async def process_item(self, item: Found | Lost) -> Artwork:
         """The artwork that an item became. Raises DropItem for what is held already, or cannot be kept."""
-        if isinstance(item, Lost):
-            self._drop(item.reason, item.detail, source=item.source, page_url=item.page_url)
-        if item.image_url in self.known:
-            self._count("held")
-            raise DropItem(f"held already: {item.image_url}", log_level="DEBUG")
-        self.known.add(item.image_url)
-        return self._add(await self._fetch(item), item)
+        decided = False
+        try:
+            artwork = await self._lose(item) if isinstance(item, Lost) else await self._find(item)
+            decided = True
+            return artwork
+        except DropItem as drop:
+            decided = not isinstance(drop, Undecided)
+            raise
+        except OSError as error:
+            self._end("cannot-write", f"the collection cannot be written ({error}): make room, then run again")
+            raise Undecided(str(error)) from None
+        finally:
+            if item.page is not None:
+                await self.spider.settle(item.page, decided)
 
-    async def _fetch(self, item: Found) -> Response:
-        request = Request(item.image_url, meta={"allow_offsite": True}, headers={"Referer": item.provenance.page_url})
+    async def _lose(self, item: Lost) -> NoReturn:
+        address = item.address or item.page_url
+        if address in self.known:
+            self._count("held")
+            raise DropItem(f"dropped before: {address}", log_level="DEBUG")
+        where = Provenance(source=item.source, page_url=item.page_url, image_url=item.address)
+        await self._drop(item.reason, item.detail, where, address)
+
+    async def _find(self, item: Found) -> Artwork:
+        if item.address in self.known:
+            self._count("held")
+            raise DropItem(f"held already: {item.address}", log_level="DEBUG")
+        stratum = item.page.stratum if item.page else ""
+        # Two places on the site for one address: only the first to come is to fetch it.
+        self.known.add(item.address)
+        kept = False
+        try:
+            if self._is_ending() or not await self.spider.quotas.take(stratum):
+                self._count("left")
+                raise Undecided(f"left for another crawl: {item.address}", log_level="DEBUG")
+            try:
+                artwork = await self._keep(item, stratum)
+                kept = True
+            finally:
+                self.spider.quotas.give_back(stratum, kept)
+        except Undecided:
+            self.known.discard(item.address)
+            raise
+        if self.spider.quotas.reached:
+            self._end("target-reached", f"the target of {self.spider.target} artworks is reached")
+        return artwork
+
+    async def _keep(self, item: Found, stratum: str) -> Artwork:
+        data, provenance = await self._fetch(item)
+        outcome = await self.keeper.keep(NewArtwork(data, provenance, item.name), item.address, stratum)
+        if outcome.artwork is None or outcome.reason:
+            self._count("held" if outcome.reason == "held" else f"dropped/{outcome.reason}")
+            raise DropItem(f"{outcome.reason}: {outcome.detail}: {item.address}")
+        self._count("kept")
+        if outcome.artwork.near_duplicate_of:
+            self._count("near-duplicates")
+        return outcome.artwork
+
+    async def _fetch(self, item: Found) -> tuple[bytes, Provenance]:
+        refusal = self.collection.refusal(item.provenance)
+        if refusal:
+            await self._drop("purged", refusal, item.provenance, item.address)
+        if item.read is None:
+            response = await self._download(item)
+            return response.body, replace(item.provenance, http_status=response.status)
+        try:
+            return await asyncio.to_thread(item.read), item.provenance
+        except Refused as refused:
+            await self._drop(refused.reason, refused.detail, item.provenance, item.address, refused=True)
+        except OSError as error:
+            await self._drop("cannot-read", str(error), item.provenance, item.address)
+
+    async def _download(self, item: Found) -> Response:
+        where = item.provenance
+        request = image_request(item.address, where.page_url, self.spider.limits.max_bytes)
         try:
             # Through all downloader middlewares: robots.txt, throttling, retries and redirects hold for images too.
             response = await self.engine.download_async(request)
+        except Withheld as withheld:
+            await self._drop(withheld.reason, withheld.detail, where, item.address)
         except IgnoreRequest as error:
-            self._drop_image(item, "not-allowed", str(error))
+            await self._drop("not-allowed", str(error), where, item.address)
         # Whatever else the network or the server does costs this image only.
         except Exception as error:
-            self._drop_image(item, "download-failed", f"{type(error).__name__}: {error}")
+            await self._drop("download-failed", f"{type(error).__name__}: {error}", where, item.address)
         if response.status != 200:
-            self._drop_image(item, f"http-{response.status}", "the image was answered with this status")
-        return response
-
-    def _add(self, response: Response, item: Found) -> Artwork:
+            await self._drop(f"http-{response.status}", "the image was answered with this status", where, item.address)
         signal = response_opt_out(response, BOT_NAME)
         if signal is not None:
-            self._drop_image(item, "opt-out", signal)
-        provenance = replace(with_parameters(item.provenance, response.body), http_status=response.status)
-        try:
-            artwork = self.collection.add(response.body, provenance)
-        except Refused as refused:  # the Collection has noted it
-            self._count(f"dropped/{refused.reason}")
-            raise DropItem(f"{refused}: {item.image_url}") from None
-        if artwork.provenance.image_url != item.image_url:
-            self._count("dropped/same-bytes")
-            raise DropItem(f"same bytes as {artwork.provenance.image_url or artwork.image_id}: {item.image_url}")
-        self._count("kept")
-        return artwork
+            await self._drop("opt-out", signal, where, item.address)
+        return response
 
-    def _drop_image(self, item: Found, reason: str, detail: str) -> NoReturn:
-        where = item.provenance
-        self._drop(reason, detail, source=where.source, page_url=where.page_url, image_url=where.image_url)
-
-    def _drop(self, reason: str, detail: str, **where: str | None) -> NoReturn:
-        self.collection.drop(reason, detail, **where)
+    async def _drop(
+        self, reason: str, detail: str, where: Provenance, address: str | None, refused: bool = False
+    ) -> NoReturn:
+        names = ("source", "source_id", "page_url", "image_url")
+        for_good = refused or reason in FOR_GOOD
+        named = {name: getattr(where, name) for name in names}
+        await self.keeper.drop(reason, detail, named, address if for_good else None)
         self._count(f"dropped/{reason}")
-        raise DropItem(f"{reason}: {detail}: {where.get('image_url') or where.get('page_url')}")
+        kind = Undecided if is_undecided(reason) else DropItem
+        raise kind(f"{reason}: {detail}: {address}")
+
+    def _is_ending(self) -> bool:
+        # Closing, Scrapy waits for the items of the pages that it has read; they are left where they are.
+        slot = self.engine._slot
+        return self.closing is not None or slot is None or slot.closing is not None
+
+    def _end(self, reason: str, message: str) -> None:
+        if self.closing is None:
+            (logger.info if reason == "target-reached" else logger.error)(message)
+            # Kept, because asyncio holds its tasks only weakly. Not awaited: closing waits for this very item.
+            self.closing = asyncio.ensure_future(self.engine.close_spider_async(reason=reason))
 
     def _count(self, name: str) -> None:
         self.stats.inc_value(f"artgate/{name}")
-
-
-def _known_addresses(collection: Collection) -> set[str]:
-    held = {artwork.provenance.image_url for artwork in collection}
-    drops = read_lines(collection.root / "drops.jsonl")
-    # Two addresses of the same bytes: the Collection keeps the first one's, and notes the other.
-    copies = {drop.get("image_url") for drop in drops if drop["reason"] == "same-bytes"}
-    return {address for address in held | copies if address is not None}

@@ -113,11 +113,11 @@ def test_each_fault_costs_its_own_artwork_only_and_is_noted(gallery_collection, 
 
 @pytest.mark.parametrize("what", ["image", "page"])
 def test_retry_after_is_waited_for_by_the_whole_host(gallery_collection, crawl, crawled, log, what) -> None:
-    busy = list(gallery_collection)[0]
+    busy = list(gallery_collection)[4]  # among the first to be asked for
     path = f"/{busy.file_name}" if what == "image" else f"/artwork/{busy.image_id}"
     gallery = FaultyGallery(gallery_collection, faults={path: unavailable(1, "2")})
     with serving(gallery) as server:
-        crawl(server.site)
+        crawl(server.site, "CONCURRENT_REQUESTS=2")
     assert ids(Collection(crawled)) == ids(gallery_collection)
     first, second = [asked.at for asked in gallery.asked if asked.path == path]
     assert second - first >= 2.0
@@ -183,7 +183,8 @@ def test_a_crawl_killed_at_any_moment_goes_on_without_loss_or_waste(gallery_coll
     assert ids(Collection(crawled)) == ids(gallery_collection)
     assert len(read_lines(crawled / "metadata.jsonl")) == 12
     assert held.isdisjoint(gallery.images_asked())
-    assert log.stat("artgate/held") == len(held)
+    # Of pages that were done, not even the list was asked for again.
+    assert log.stat("artgate/held") <= len(held)
 
 
 def wait_until_kept(root: Path, count: int, process: subprocess.Popen[str]) -> None:

@@ -1,30 +1,30 @@
 """Any static gallery that a small YAML file describes."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from parsel import Selector
 from scrapy import Request
 from scrapy.http import Response, TextResponse
+from twisted.python.failure import Failure
 
 from artgate.artworks.artwork import Provenance
 from artgate.errors import UserError
 
 from ..items import Found, Lost
+from ..keeping import Keeper
 from ..optout import response_opt_out
+from ..pages import Page
 from ..settings import BOT_NAME
 from ..site import load_site
-from .collecting import CollectingSpider
-
-Results = Iterator[Request | Found | Lost]
+from .collecting import PagingSpider, Results, web_address
 
 
-class GallerySpider(CollectingSpider):
+class GallerySpider(PagingSpider):
     """List pages, from each to the next; their entries; the artwork on each entry's page.
 
-    Arguments: site, the YAML file (`artcrawl.site.Site` names its keys); collection, the folder to crawl into.
-    Raises UserError for what is missing or wrong in them.
+    Arguments: site, the YAML file (`artcrawl.site.Site` names its keys); collection, the folder to crawl into; and
+    those of `CollectingSpider`. Raises UserError for what is missing or wrong in them.
     """
 
     name = "gallery"
@@ -34,45 +34,68 @@ class GallerySpider(CollectingSpider):
             raise UserError("site and collection are needed: give -a site=FILE.yaml -a collection=FOLDER")
         self.site = load_site(site)
         super().__init__(collection, self.site.name, **arguments)
+        self.strata = self.site.start_urls
         # Pages are followed on the site's own hosts; its images may lie elsewhere.
-        self.allowed_domains = [urlsplit(url).hostname or "" for url in self.site.start_urls]
+        self.hosts = {urlsplit(url).hostname or "" for url in self.site.start_urls}
+        self.linked: set[str] = set()
 
-    async def start(self) -> AsyncIterator[Request]:
-        """The first list pages."""
-        for url in self.site.start_urls:
-            yield Request(url, self.parse, errback=self.lose)
+    def open(self, keeper: Keeper, known: set[str]) -> None:
+        """Called by the pipeline before the crawl begins."""
+        super().open(keeper, known)
+        pages = {artwork.provenance.page_url for artwork in keeper.collection if artwork.provenance.image_url}
+        self.known_pages = {url for url in pages if url}
 
-    def parse(self, response: Response) -> Results:
-        """A list page: its entries, then the next page."""
-        page = self._page(response)
-        if page is None:
-            yield self._not_a_page(response)
-            return
-        for entry in self.site.nodes(page, "items"):
+    def page_request(self, stratum: str, cursor: str) -> Request:
+        """A list page; its address is the cursor."""
+        return Request(
+            cursor or stratum,
+            self.parse,
+            errback=self.page_failed,
+            cb_kwargs={"stratum": stratum, "cursor": cursor},
+            dont_filter=True,  # the spider itself knows which pages it has read
+        )
+
+    def read_page(self, response: Response, page: Page) -> Results:
+        """A list page: its entries, and the address of the next page."""
+        node = self._page(response)
+        if node is None:
+            raise ValueError(self._not_a_page(response))
+        for entry in self.site.nodes(node, "items"):
             if self.site.link is None:
-                yield self._artwork(entry, response)
+                yield self._artwork(entry, response, page.hold())
             else:
-                yield from self._follow(entry, "link", response, self.parse_artwork)
-        yield from self._follow(page, "next", response, self.parse)
+                yield from self._follow(entry, response, page)
+        following = self.site.url(node, "next")
+        if following is not None:
+            try:
+                page.following = self._own(response.urljoin(following))
+            except ValueError as error:
+                yield Lost(self.source, response.url, "bad-link", f"next: {error}", page=page.hold())
 
-    def parse_artwork(self, response: Response) -> Results:
+    def parse_artwork(self, response: Response, page: Page) -> Results:
         """The page of one artwork."""
-        page = self._page(response)
-        if page is None:
-            yield self._not_a_page(response)
-        elif signal := self._opt_out(page, response):
-            yield Lost(self.source, response.url, "opt-out", signal)
+        node = self._page(response)
+        if node is None:
+            yield Lost(self.source, response.url, "not-a-page", self._not_a_page(response), page=page)
+        elif signal := self._opt_out(node, response):
+            yield Lost(self.source, response.url, "opt-out", signal, page=page)
         else:
-            yield self._artwork(page, response)
+            yield self._artwork(node, response, page)
 
-    def _artwork(self, node: Selector, response: Response) -> Found | Lost:
+    def artwork_failed(self, failure: Failure) -> Results:
+        """Errback of an artwork's page."""
+        yield self.lost(failure, failure.request.cb_kwargs["page"])  # type: ignore[attr-defined]  # set by Scrapy
+
+    def _artwork(self, node: Selector, response: Response, page: Page) -> Found | Lost:
         address = self.site.url(node, "image")
         if address is None:
-            return Lost(self.source, response.url, "no-image", f"image: {self.site.image!r} finds nothing on the page")
-        image_url = response.urljoin(address)
-        if urlsplit(image_url).scheme not in ("http", "https"):
-            return Lost(self.source, response.url, "no-image", f"{image_url[:100]!r} is not an address on the web")
-        return Found(image_url, self._provenance(node, response.url, image_url))
+            detail = f"image: {self.site.image!r} finds nothing on the page"
+            return Lost(self.source, response.url, "no-image", detail, page=page)
+        try:
+            image_url = web_address(response.urljoin(address))
+        except ValueError as error:
+            return Lost(self.source, response.url, "no-image", str(error), page=page)
+        return Found(image_url, self._provenance(node, response.url, image_url), page=page)
 
     def _provenance(self, node: Selector, page_url: str, image_url: str) -> Provenance:
         def told(key: str) -> str | None:
@@ -91,16 +114,35 @@ class GallerySpider(CollectingSpider):
             generator=told("generator"),
         )
 
-    def _follow(self, node: Selector, key: str, response: Response, callback: Callable[..., Results]) -> Results:
-        address = self.site.url(node, key)
+    def _follow(self, entry: Selector, response: Response, page: Page) -> Results:
+        address = self.site.url(entry, "link")
         if address is None:
-            if key == "link":
-                yield Lost(self.source, response.url, "no-link", f"link: {self.site.link!r} finds nothing in an entry")
+            detail = f"link: {self.site.link!r} finds nothing in an entry"
+            yield Lost(self.source, response.url, "no-link", detail, page=page.hold())
             return
         try:
-            yield response.follow(address, callback, errback=self.lose)
+            url = self._own(response.urljoin(address))
         except ValueError as error:
-            yield Lost(self.source, response.url, "bad-link", f"{key}: {error}")
+            yield Lost(self.source, response.url, "bad-link", f"link: {error}", page=page.hold())
+            return
+        if url in self.known or url in self.known_pages:
+            self.count("held")
+        elif url not in self.linked:
+            self.linked.add(url)
+            yield Request(
+                url,
+                self.parse_artwork,
+                errback=self.artwork_failed,
+                cb_kwargs={"page": page.hold()},
+                priority=1,  # before the next list page, or those of a large gallery would all be waiting
+                dont_filter=True,
+            )
+
+    def _own(self, url: str) -> str:
+        """An address on the site's own hosts. Raises ValueError for others."""
+        if urlsplit(web_address(url)).hostname not in self.hosts:
+            raise ValueError(f"{url[:100]!r} is not on {', '.join(sorted(self.hosts))}")
+        return url
 
     def _page(self, response: Response) -> Selector | None:
         if not isinstance(response, TextResponse):
@@ -110,9 +152,9 @@ class GallerySpider(CollectingSpider):
         except ValueError:
             return None
 
-    def _not_a_page(self, response: Response) -> Lost:
+    def _not_a_page(self, response: Response) -> str:
         kind = (response.headers.get("Content-Type") or b"an unnamed type").decode("latin-1")
-        return Lost(self.source, response.url, "not-a-page", f"selectors: {self.site.selectors} cannot read {kind}")
+        return f"selectors: {self.site.selectors} cannot read {kind}"
 
     def _opt_out(self, page: Selector, response: Response) -> str | None:
         tags = f"meta[name=robots]::attr(content), meta[name={BOT_NAME}]::attr(content)"

@@ -1,0 +1,98 @@
+"""What a crawl has done, so that it can be killed at any moment and go on: one append-only file a source.
+
+Lines of `<collection>/crawl/<source>.jsonl`:
+- {"address": …, "kept": image_id, "stratum": …} or {"address": …, "dropped": reason}: decided for good, and never
+  fetched again, even after the artwork was purged. Delete a line to have its address tried again.
+- {"stratum": …, "done": cursor, "next": cursor or null}: all on that page is decided.
+- {"round": n}: all pages were done, and are looked at anew.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from artgate.artworks.files import append_lines, parse_lines, repair_lines
+
+# Lines are read in pieces of so many bytes: a ledger of a million addresses is never held as lines.
+READ_BYTES = 4 * 2**20
+# What is dropped for these reasons, or because decoding refused it, is never fetched again.
+FOR_GOOD = {"http-404", "http-410", "http-451", "opt-out", "purged", "same-bytes", "video", "withdrawn"}
+# The network or the host failed, not the image. All other drops cost no fetch, and another crawl may judge anew.
+UNDECIDED = re.compile(r"http-.*|.*-failed|host-.*|timeout|cannot-read")
+
+
+def is_undecided(reason: str) -> bool:
+    """Whether a drop is to be tried again at the next crawl."""
+    return reason not in FOR_GOOD and UNDECIDED.fullmatch(reason) is not None
+
+
+class Ledger:
+    """The file of one source. known: addresses decided for good. kept: how many artworks each stratum gave."""
+
+    def __init__(self, path: Path, held: Container[str]) -> None:
+        """Read the file, if there is one. held: the image_ids that the Collection has; others do not count as kept."""
+        self.path = path
+        self._held = held
+        self.known: set[str] = set()
+        self.kept: Counter[str] = Counter()
+        self.rounds = 0
+        self._following: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        path.parent.mkdir(exist_ok=True)
+        repair_lines(path)
+        for line in _lines(path):
+            self._take_in(line)
+
+    def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines; on the disk when this returns."""
+        if lines:
+            append_lines(self.path, lines)
+            for line in lines:
+                self._take_in(line)
+
+    def begin(self, strata: Iterable[str]) -> None:
+        """Look at all pages anew if those of every stratum are done."""
+        if all(self.frontier(stratum) is None for stratum in strata):
+            self.append([{"round": self.rounds + 1}])
+
+    def frontier(self, stratum: str) -> str | None:
+        """The cursor of the first page that is not done, None if all are."""
+        following, cursor, seen = self._following[stratum], "", set()
+        while cursor in following:
+            seen.add(cursor)
+            after = following[cursor]
+            if after is None or after in seen:
+                return None
+            cursor = after
+        return cursor
+
+    def forget(self, stratum: str) -> None:
+        """Its cursors are no longer good: begin it anew. (The lines stay; later ones of the same cursor win.)"""
+        self._following[stratum] = {}
+
+    def _take_in(self, line: Mapping[str, Any]) -> None:
+        if "address" in line:
+            self.known.add(line["address"])
+            if line.get("kept") in self._held:
+                self.kept[line.get("stratum", "")] += 1
+        elif "done" in line:
+            self._following[line["stratum"]][line["done"]] = line["next"]
+        elif "round" in line:
+            self.rounds = line["round"]
+            self._following.clear()
+
+
+def ledger_name(source: str) -> str:
+    """The file name of a source's ledger."""
+    return re.sub(r"[^\w.-]", "_", source)[:100].lstrip(".") + ".jsonl"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    number = 1
+    with path.open("rb") as file:
+        while lines := file.readlines(READ_BYTES):
+            yield from parse_lines(b"".join(lines), path, number)
+            number += len(lines)
