@@ -16,6 +16,12 @@ def clean_text(value: object, limit: int = MAX_TEXT) -> str:
     return "".join(character for character in text if _is_kept(character))[:limit].strip()
 
 
+def one_line(value: object, limit: int = 200) -> str:
+    """`value` as one line that a terminal or a table may show: cleaned, spaces and line ends joined, long text cut."""
+    text = " ".join(clean_text(value, 4 * limit).split())
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
 def clean_int(value: object, low: int, high: int) -> int | None:
     """`value`, an int or its decimal digits, if it lies in [low, high]; else None."""
     if isinstance(value, str) and len(value) <= 20 and value.strip().isascii() and value.strip().isdigit():

@@ -5,7 +5,6 @@ The page stands alone: thumbnails are inside it, full files are linked by relati
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from PIL import Image
 
 from artgate.artworks.files import read_lines, write_atomic
+from artgate.artworks.page import environment, thumbnail
 from artgate.errors import UserError
 from artgate.generation.batch import LEDGER
 from artgate.generation.production import SUMMARY
@@ -56,9 +56,9 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
     rejected = _best_first([line for line in lines if line["status"] == "rejected"])
     failed = [line for line in lines if line["status"] == "failed"]
     side = ACCEPTED_SIDE if len(accepted) <= MANY_ACCEPTED else REJECTED_SIDE
-    environment = _environment()
-    script = environment.get_template("gallery_script.html.j2").render()
-    return environment.get_template("gallery.html.j2").render(
+    templates = _environment()
+    script = templates.get_template("gallery_script.html.j2").render()
+    return templates.get_template("gallery.html.j2").render(
         batch=root.resolve().name,
         summary=summary,
         lines=lines,
@@ -78,15 +78,9 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, duration=_duration, score=_score)
-    return environment
+    made = environment(Path(__file__).parent)
+    made.filters.update(duration=_duration, score=_score)
+    return made
 
 
 def _best_first(lines: Sequence[Line]) -> list[Line]:
@@ -122,13 +116,9 @@ def _picture_path(root: Path, file: str | None) -> Path | None:
 
 
 def _thumbnail(path: Path, side: int) -> tuple[str, int, int]:
-    """(data URI of a WebP, width, height) of the picture shrunk to fit a square of `side`; smaller ones stay."""
+    """(data URI, width, height) of the picture shrunk to fit a square of `side`."""
     with Image.open(path, formats=PICTURE_FORMATS) as image:
-        small = image.convert("RGB")
-    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    data = io.BytesIO()
-    small.save(data, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode(), small.width, small.height
+        return thumbnail(image.convert("RGB"), side)
 
 
 def _gate_in_words(gate: Mapping[str, Any]) -> str:
@@ -172,10 +162,6 @@ def _histogram(lines: Sequence[Line]) -> tuple[float, list[tuple[float, float, s
 def _mean_score(lines: Sequence[Line], status: str) -> float | None:
     scores = [line["score"] for line in lines if line["status"] == status and line["score"] is not None]
     return sum(scores) / len(scores) if scores else None
-
-
-def _percent(share: float | None, digits: int = 0) -> str:
-    return "–" if share is None else f"{share:.{digits}%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def _score(score: float | None) -> str:
