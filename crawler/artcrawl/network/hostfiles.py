@@ -40,6 +40,8 @@ class HostFiles(Generic[T]):
     def __init__(self, crawler: Crawler, path: str, parse: Callable[[bytes], T], reason: str) -> None:
         self.crawler = crawler
         self.path, self.parse, self.reason = path, parse, reason
+        # All of a host waits for it.
+        self.retries = min(2, crawler.settings.getint("RETRY_TIMES"))
         self._known: dict[str, tuple[float, asyncio.Future[T | Withheld]]] = {}
 
     async def of(self, request: Request) -> T:
@@ -56,7 +58,7 @@ class HostFiles(Generic[T]):
         return said
 
     async def _fetch(self, url: str) -> T | Withheld:
-        meta = {"artgate_host_file": True, "allow_offsite": True, "dont_cache": True, "max_retry_times": 2}
+        meta = {"artgate_host_file": True, "allow_offsite": True, "dont_cache": True, "max_retry_times": self.retries}
         request = Request(url, callback=NO_CALLBACK, priority=1000, meta=meta)
         assert self.crawler.engine is not None
         try:
