@@ -17,6 +17,8 @@ from scrapy.settings import BaseSettings
 
 logger = logging.getLogger(__name__)
 
+# RFC 9110, 13.1.
+CONDITIONS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pages (
     fingerprint TEXT PRIMARY KEY, status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, at REAL NOT NULL
@@ -41,9 +43,12 @@ class AskAgainPolicy(RFC2616Policy):
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         """Whether the page may be taken unasked; if not, the request is made conditional."""
         stated = b"max-age" in parse_cachecontrol(cachedresponse.headers.get("Cache-Control") or b"")
-        if not stated and "Expires" not in cachedresponse.headers:
-            request.headers.setdefault("Cache-Control", "max-age=0")
-        return super().is_cached_response_fresh(cachedresponse, request)
+        if stated or "Expires" in cachedresponse.headers:
+            return super().is_cached_response_fresh(cachedresponse, request)
+        for validator, condition in CONDITIONS.items():
+            if validator in cachedresponse.headers:
+                request.headers[condition] = cachedresponse.headers[validator]
+        return False
 
     def is_cached_response_valid(self, cachedresponse: Response, response: Response, request: Request) -> bool:
         """Only where the server says that nothing has changed."""
