@@ -1,6 +1,7 @@
 """What all tests share: bounded threads, no network, the real data where it is, and the painted sample."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,18 @@ def sample(tmp_path_factory):
     from artgate.artworks.sample import make_sample
 
     return make_sample(tmp_path_factory.mktemp("sample") / "sample", n=48)
+
+
+@pytest.fixture
+def artgate(monkeypatch, capsys):
+    """Run a command of the CLI in this process: its exit status, stdout and stderr."""
+    from artgate import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["artgate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    return run

@@ -7,23 +7,8 @@ import numpy as np
 import pytest
 from batches import build_scorer
 
-from artgate import cli
 from artgate.artworks.collection import Collection
 from artgate.labels.grades import Grades
-
-
-@pytest.fixture
-def artgate(monkeypatch, capsys):
-    """Run a command of the CLI in this process: its exit status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["artgate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out, told.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

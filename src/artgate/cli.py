@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from artgate.collection_cli import CollectionArgument, collection
 from artgate.errors import UserError, exits_cleanly
 
 # Each command imports what it needs: torch and its friends take seconds that `--help` and an error should not cost.
@@ -20,8 +21,8 @@ app = typer.Typer(
 )
 label = typer.Typer(help="From votes of people to grades that `train.py` learns from.", no_args_is_help=True)
 app.add_typer(label, name="label")
+app.add_typer(collection, name="collection")
 
-CollectionArgument = Annotated[Path, typer.Argument(help="A Collection: a folder with images/ and metadata.jsonl.")]
 ScorerOption = Annotated[Path | None, typer.Option(help="A scorer's folder; without it the shipped one.")]
 
 
@@ -190,18 +191,21 @@ def _write_lines(lines: Iterable[dict[str, Any]], out: Path) -> int:
 
 def _print_table(lines: Iterator[dict[str, Any]]) -> int:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from artgate.artworks.text import one_line
 
     failed = 0
     table = Table("file", "score", "grade", "poor", "average", "good")
     for line in lines:
+        file = Text(one_line(line["file"]))  # a name is no markup, and may not steer the terminal
         if "error" in line:
             failed += 1
-            table.add_row(escape(line["file"]), "", f"[red]{escape(line['error'])}[/red]", "", "", "")
+            table.add_row(file, "", Text(one_line(line["error"]), "red"), "", "", "")
         else:
             shares = (f"{line['probabilities'][grade]:.2f}" for grade in ("poor", "average", "good"))
-            table.add_row(escape(line["file"]), f"{line['score']:.3f}", line["grade"], *shares)
+            table.add_row(file, f"{line['score']:.3f}", line["grade"], *shares)
     Console().print(table)
     return failed
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from artgate.artworks.text import clean_text
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,7 +23,8 @@ def exits_cleanly(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # A message may quote what came from outside, which must not steer the terminal.
+            print(f"error: {clean_text(str(error))}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return wrapped

@@ -72,7 +72,8 @@ class Storage:
     def create(self) -> None:
         """Make an empty Collection where there is none."""
         self.images.mkdir(parents=True, exist_ok=True)
-        self._metadata.touch()
+        if not self._metadata.exists():
+            self._metadata.touch()
 
     def open(self, read_only: bool = False) -> None:
         """Read the lines; mend what a killed process left, unless the folder is read-only or to be taken as such."""

@@ -1,4 +1,4 @@
-"""Features on the disk by image_id: a folder an encoder fingerprint, which only grows.
+"""Features on the disk by image_id: a folder an encoder fingerprint, which grows until artworks are purged.
 
     <cache_dir>/<fingerprint, 16 digits>/encoder.json           what made them
                                          <random>.safetensors   a shard: (n, D) features, image_ids and a checksum
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ class FeatureStore:
 
     def write(self, image_ids: Sequence[str], features: Features) -> None:
         """Append a shard; when this returns, it is on the disk. features: (n, D) float32."""
-        metadata = {"image_ids": json.dumps(list(image_ids)), "sha256": _checksum(features)}
-        write_atomic(self.folder / f"{uuid.uuid4().hex}.safetensors", save({"features": features}, metadata=metadata))
+        write_atomic(self.folder / f"{uuid.uuid4().hex}.safetensors", _shard(image_ids, features))
 
     def read(self, image_ids: Sequence[str]) -> dict[str, Features]:
         """The (D,) features of those of `image_ids` that are there; shards without any of them are not read."""
@@ -67,6 +66,41 @@ class FeatureStore:
             log.warning("%s is damaged (its checksum fails): its features are computed again", path)
             return {}
         return {image_id: features[row] for image_id, row in rows.items()}
+
+
+def remove_features(cache_dir: Path | str, image_ids: Collection[str]) -> int:
+    """Take artworks' features out of the stores of all encoders in a cache folder; returns how many rows went.
+
+    Each shard is replaced as a whole, or deleted where nothing is left of it. A damaged shard is deleted: nobody can
+    tell whose features it holds, and they are computed again. A folder that is not there holds nothing.
+    """
+    removed = 0
+    for path in sorted(Path(cache_dir).glob("*/*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as shard:
+                held = json.loads(shard.metadata()["image_ids"])
+                rows = [row for row, image_id in enumerate(held) if image_id not in image_ids]
+                features = shard.get_tensor("features")[rows] if len(rows) < len(held) else None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            log.warning("%s is damaged (%s): it is deleted", path, error)
+            path.unlink()
+            continue
+        if features is not None:
+            _replace_shard(path, [held[row] for row in rows], features)
+            removed += len(held) - len(rows)
+    return removed
+
+
+def _replace_shard(path: Path, image_ids: Sequence[str], features: Features) -> None:
+    if image_ids:
+        write_atomic(path, _shard(image_ids, features))
+    else:
+        path.unlink()
+
+
+def _shard(image_ids: Sequence[str], features: Features) -> bytes:
+    metadata = {"image_ids": json.dumps(list(image_ids)), "sha256": _checksum(features)}
+    return save({"features": features}, metadata=metadata)
 
 
 def _checksum(features: Features) -> str:

@@ -1,0 +1,108 @@
+"""A Collection as a table that may be shared: addresses, hashes and labels, never the images.
+
+Images belong to those who made them; so do prompts, which are left out unless asked for.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from artgate.artworks.artwork import Artwork
+from artgate.artworks.collection import Collection
+from artgate.artworks.files import as_lines, read_lines, write_atomic
+from artgate.errors import UserError
+from artgate.labels.consensus import consensus
+from artgate.labels.grades import ASPECTS, Grades
+from artgate.labels.ratings import RATED_ASPECTS, read_ratings
+from artgate.labels.votes import read_votes
+
+SUFFIXES = (".jsonl", ".parquet")
+# What a prompt can be told from: the free-form parameters hold texts of ComfyUI, templates and the like.
+OF_PROMPTS = ("prompt", "negative_prompt", "parameters")
+UNKNOWN = "unknown"
+
+Labels = Mapping[str, Mapping[str, Any]]  # image_id -> column -> value
+
+
+def export_metadata(
+    collection: Collection, out: Path, label_file: Path | None = None, with_prompts: bool = False
+) -> int:
+    """Write one line an artwork to `out`, JSON lines or parquet by its suffix; returns how many.
+
+    Each line has what metadata.jsonl says but the file's name (and, unless `with_prompts`, prompts and parameters);
+    "" is what is not known, and a licence that is not known says `unknown`. Of `label_file` come the columns:
+    grades.jsonl and votes.jsonl (joined by majority): `quality`, `attributes`, `rationality`, each
+    [poor, average, good], and `votes`; ratings.jsonl: `<aspect>_mean` and `<aspect>_std`. Null where there is none.
+    Raises UserError for another suffix, a missing folder, and labels that cannot be read.
+    """
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out} ends in {out.suffix!r}: name a file that ends in .jsonl or .parquet")
+    columns, labels = _labels(label_file) if label_file else ((), {})
+    lines = list(_lines(collection, columns, labels, with_prompts))
+    if out.suffix == ".jsonl":
+        write_atomic(out, as_lines(lines))
+    else:
+        write_atomic(out, _parquet(lines, columns))
+    return len(lines)
+
+
+def _lines(
+    collection: Collection, columns: tuple[str, ...], labels: Labels, with_prompts: bool
+) -> Iterator[dict[str, Any]]:
+    for artwork in collection:
+        own = labels.get(artwork.image_id, {})
+        yield _line(artwork, with_prompts) | {column: own.get(column) for column in columns}
+
+
+def _line(artwork: Artwork, with_prompts: bool) -> dict[str, Any]:
+    left_out = ("file_name",) if with_prompts else ("file_name", *OF_PROMPTS)
+    line = {name: value for name, value in artwork.to_json().items() if name not in left_out}
+    return line | {"licence": line["licence"] or UNKNOWN}
+
+
+def _labels(path: Path) -> tuple[tuple[str, ...], Labels]:
+    """The columns that a file of labels gives, and what it says of each artwork; its kind is told by its keys."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name a file of grades, votes or ratings")
+    first = next(iter(read_lines(path)), {})
+    if "annotator" in first:
+        return (*ASPECTS, "votes"), _of_grades(consensus(read_votes(path)))
+    if "mean" in first:
+        return _of_ratings(path)
+    return (*ASPECTS, "votes"), _of_grades(Grades.load(path))
+
+
+def _of_grades(grades: Grades) -> Labels:
+    return {
+        image_id: {aspect: triple.tolist() for aspect, triple in aspects.items()}
+        | {"votes": grades.votes.get(image_id)}
+        for image_id, aspects in grades.items()
+    }
+
+
+def _of_ratings(path: Path) -> tuple[tuple[str, ...], Labels]:
+    labels: dict[str, dict[str, float]] = defaultdict(dict)
+    # Bytes that were rated under two names keep the first rating of each aspect.
+    for rating in read_ratings(path):
+        labels[rating.image_id].setdefault(f"{rating.aspect}_mean", rating.mean)
+        labels[rating.image_id].setdefault(f"{rating.aspect}_std", rating.std)
+    given = {column for own in labels.values() for column in own}
+    columns = [f"{aspect}_{kind}" for aspect in RATED_ASPECTS for kind in ("mean", "std")]
+    return tuple(column for column in columns if column in given), labels
+
+
+def _parquet(lines: list[dict[str, Any]], columns: tuple[str, ...]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Types of columns are fixed, so that one that is empty here is of the same type everywhere.
+    types = {"votes": pa.int64(), **{aspect: pa.list_(pa.float64()) for aspect in ASPECTS}}
+    own = [(column, types.get(column, pa.float64())) for column in columns]
+    numbers = ("width", "height", "pdq_quality")
+    names = list(lines[0]) if lines else ["image_id"]
+    given = [(name, pa.int64() if name in numbers else pa.string()) for name in names if name not in columns]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(lines, schema=pa.schema([*given, *own])), buffer, compression="zstd")
+    return buffer.getvalue()
