@@ -1,3 +1,4 @@
+import io
 import struct
 import time
 import zlib
@@ -9,16 +10,21 @@ from hypothesis import strategies as st
 from pictures import encoded, picture, run_in_fork, within_memory
 from PIL import Image, ImageFile
 
-from artgate.artworks.decode import Limits, Refused, decode, open_image, sniff
+from artgate.artworks.decode import Limits, Refused, decode, open_image, sketch, sniff
+from artgate.artworks.duplicates import perceptual_hash
 from artgate.errors import UserError
 
 FORMATS = ["PNG", "JPEG", "WEBP"]
 
 
 def reason(data: bytes, name: str | None = None, limits: Limits | None = None) -> str:
+    """Why it is refused: whole and as a sketch alike."""
     with pytest.raises(Refused) as caught:
         decode(data, name, limits or Limits())
+    with pytest.raises(Refused) as sketched:
+        sketch(data, name, limits or Limits())
     assert caught.value.detail
+    assert sketched.value.reason == caught.value.reason
     return caught.value.reason
 
 
@@ -279,3 +285,19 @@ def test_limits_are_judged_before_pixels_are_decoded(monkeypatch):
     data = encoded(picture(1))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     assert reason(data, limits=Limits(max_pixels=100, min_side=1)) == "too-many-pixels"
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (600, 300)), (6, (300, 600))])
+def test_a_sketch_tells_the_whole_size_and_the_same_hash(format: str, orientation: int, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (9, 18, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((600, 300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, format, exif=exif)
+    drawn = sketch(file.getvalue())
+    assert (drawn.width, drawn.height) == size
+    assert drawn.picture.size == ((size[0] // 2, size[1] // 2) if format == "JPEG" else size)
+    whole = decode(file.getvalue())
+    assert int(np.unpackbits(perceptual_hash(drawn.picture) ^ perceptual_hash(whole)).sum()) <= 4

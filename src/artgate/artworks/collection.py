@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from artgate.artworks.artwork import Artwork, Provenance, file_name_of, image_id_of
-from artgate.artworks.decode import LIMITS, Limits, Refused, decode, sniff
+from artgate.artworks.decode import LIMITS, Limits, Refused, decode, sketch, sniff
 from artgate.artworks.duplicates import hash_and_quality
 from artgate.artworks.near import NearIndex, mark
 from artgate.artworks.purges import Rule
@@ -167,14 +167,14 @@ class Collection:
             return refused
 
     def _describe(self, data: bytes, provenance: Provenance, name: str | None = None) -> Artwork:
-        image = decode(data, name, self.limits)
-        pdq, quality = hash_and_quality(image)
+        width, height, picture = sketch(data, name, self.limits)
+        pdq, quality = hash_and_quality(picture)
         image_id, format = image_id_of(data), sniff(data) or ""
         return Artwork(
             image_id=image_id,
             file_name=file_name_of(image_id, format),
-            width=image.width,
-            height=image.height,
+            width=width,
+            height=height,
             format=format,
             pdq=pdq.tobytes().hex(),
             pdq_quality=quality,

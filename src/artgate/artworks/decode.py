@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
 from artgate.errors import UserError
 
 SUFFIXES = {"PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "WEBP": {".webp"}}
+
+# Twice the side that perceptual hashes are made from: they move by at most 4 of 256 bits.
+SKETCH_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,37 @@ def decode(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ima
     aspect, animated (a grade of one frame says nothing of the others), cmyk, sixteen-bit or transparency. The header
     is judged before anything is allocated for the pixels.
     """
+    with _judged(data, name, limits) as image:
+        image.load()
+        return _opaque_rgb(_upright(image))
+
+
+class Sketch(NamedTuple):
+    """What there is to know of an image file: its size once upright, and the picture, possibly smaller."""
+
+    width: int
+    height: int
+    picture: Image.Image
+
+
+def sketch(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Sketch:
+    """Judge a file exactly as `decode` does, at a third of the cost for a JPEG.
+
+    A JPEG is read to its last byte, but drawn at the smallest of 1, 1/2, 1/4 and 1/8 of its size that keeps both sides
+    at SKETCH_SIDE or more (libjpeg's scaled inverse cosine transform).
+    """
+    with _judged(data, name, limits) as image:
+        size = image.size
+        image.draft(None, (SKETCH_SIDE, SKETCH_SIDE))  # type: ignore[no-untyped-call]
+        image.load()
+        upright = _upright(image)
+        turned = upright.size == image.size[::-1]
+        return Sketch(*(size[::-1] if turned else size), _opaque_rgb(upright))
+
+
+@contextmanager
+def _judged(data: bytes, name: str | None, limits: Limits) -> Iterator[Image.Image]:
+    """The image, still to be loaded, of a file whose header says that it is taken."""
     if not data:
         raise Refused("empty", "the file has 0 bytes")
     if len(data) > limits.max_bytes:
@@ -89,8 +124,7 @@ def decode(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ima
         raise Refused("truncated", f"the {format} data ends before its end marker")
     with open_image(data, limits) as image, _corrupt_if_it_raises(format):
         _check_kind(image, data, format)
-        image.load()
-        return _opaque_rgb(_upright(image))
+        yield image
 
 
 def open_image(data: bytes, limits: Limits = LIMITS) -> Image.Image:
