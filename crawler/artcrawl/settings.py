@@ -60,6 +60,8 @@ DOWNLOAD_HANDLERS = {
 DOWNLOAD_MAXSIZE = 8 * 2**20
 DOWNLOAD_WARNSIZE = 0
 REDIRECT_MAX_TIMES = 10
+# List pages after each other in one crawl; 0 for no limit.
+CRAWL_MAX_PAGES = 10_000
 
 # What we need not ask for again: pages of earlier crawls that have not changed since.
 HTTPCACHE_ENABLED = True

@@ -201,6 +201,9 @@ class PagingSpider(CollectingSpider):
             return f"the next page {following[:100]!r} is one that was read before"
         if self.empty[stratum] >= EMPTY_PAGES:
             return f"{EMPTY_PAGES} pages after each other had nothing on them"
+        limit = self.settings.getint("CRAWL_MAX_PAGES")
+        if 0 < limit <= len(self.seen[stratum]):
+            return f"{limit} pages were read and there are more: if the list is that long, raise CRAWL_MAX_PAGES"
         return ""
 
 
