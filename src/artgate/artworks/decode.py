@@ -95,7 +95,7 @@ def sketch(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ske
     """
     with _judged(data, name, limits) as image:
         size = image.size
-        image.draft(None, (SKETCH_SIDE, SKETCH_SIDE))  # type: ignore[no-untyped-call]
+        image.draft(None, (SKETCH_SIDE, SKETCH_SIDE))
         image.load()
         upright = _upright(image)
         turned = upright.size == image.size[::-1]
