@@ -1,10 +1,33 @@
-"""A loopback gallery that misbehaves on request: the plain one of artgate.artworks.serve, with faults by path."""
+"""A loopback gallery that misbehaves on request, and the other sources: an API like Civitai's, a dump like DiffusionDB.
 
+FaultyGallery is the plain gallery of artgate.artworks.serve, with faults by path; Source serves pictures by number.
+"""
+
+import argparse
 import json
+import random
+import signal
+import socket
+import struct
 import time
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
@@ -119,3 +142,350 @@ def gone(right: Reply, before: int) -> Reply:
 def with_header(name: str, value: str) -> Fault:
     """The right answer with one header more."""
     return lambda right, before: replace(right, headers={**right.headers, name: value})
+
+
+# --- The other sources: a Civitai-like API, a static gallery of one page kind, a DiffusionDB-like dump ---------------
+
+
+class Pictures(Protocol):
+    """What a server serves, by number."""
+
+    def __len__(self) -> int: ...
+
+    def data(self, number: int) -> bytes:
+        """The file."""
+
+    def prompt(self, number: int) -> str:
+        """What it was made by."""
+
+
+class Synthetic:
+    """`count` tiny PNG files, each made of its number when it is asked for; all differ."""
+
+    def __init__(self, count: int, side: int = 64) -> None:
+        self.count, self.side = count, side
+
+    def __len__(self) -> int:
+        return self.count
+
+    def data(self, number: int) -> bytes:
+        cells = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        pixels = cells.repeat(self.side // 8, 0).repeat(self.side // 8, 1)  # (side, side, 3)
+        rows = np.pad(pixels.reshape(self.side, -1), ((0, 0), (1, 0)))  # each begins with its filter, 0
+        header = struct.pack(">IIBBBBB", self.side, self.side, 8, 2, 0, 0, 0)
+        chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows.tobytes(), 1), b"IEND": b""}
+        return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks.items())
+
+    def prompt(self, number: int) -> str:
+        return f"picture {number}, in oil"
+
+
+class Held:
+    """The artworks of a Collection (the painted sample, or AGIQA-3K imported)."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection, self.artworks = collection, list(collection)
+
+    def __len__(self) -> int:
+        return len(self.artworks)
+
+    def data(self, number: int) -> bytes:
+        return self.collection.path(self.artworks[number]).read_bytes()
+
+    def prompt(self, number: int) -> str:
+        return self.artworks[number].provenance.prompt or ""
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+TRANSIENT = ("429", "503", "reset", "truncated")
+BASE_MODELS = ("SD 1.5", "SDXL 1.0", "Pony")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which pictures have which fault, by a seed, so that the expected set is known.
+
+    rate: the share of pictures that each kind takes, in [0, 1 / number of kinds]. The transient ones spoil the first
+    answer only. opt-out: the image says noai. duplicate: it is listed again at another address.
+    """
+
+    seed: int = 0
+    rate: float = 0.0
+    kinds: tuple[str, ...] = (*TRANSIENT, "opt-out", "duplicate")
+
+    def of(self, number: int) -> str | None:
+        place = random.Random(f"{self.seed} {number}").random()
+        return self.kinds[int(place / self.rate)] if place < self.rate * len(self.kinds) else None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as the server saw it."""
+
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    at: float
+
+
+class Source:
+    """Pictures as a Civitai-like API (`/api/v1/images`, key required), as a gallery (`/list/1`), and files (`/dump/`).
+
+    levels, kinds: nsfwLevel and type of a picture by number, None and image where they are missing. cursors that
+    `forgotten` names are answered with 400. extra: further answers by path. delay: seconds that each image takes.
+    """
+
+    key = "loopback-key-1234567890"
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        faults: Faults = Faults(),
+        dump: Path | None = None,
+        levels: Mapping[int, str] | None = None,
+        kinds: Mapping[int, str] | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        self.pictures, self.faults, self.dump, self.delay = pictures, faults, dump, delay
+        self.levels, self.kinds = dict(levels or {}), dict(kinds or {})
+        self.calls: list[Call] = []
+        self.forgotten: set[str] = set()
+        self.extra: dict[str, Reply | Callable[[Call], Reply]] = {}
+        self._times: Counter[str] = Counter()
+
+    def expected(self) -> set[int]:
+        """The numbers of the pictures that a crawl is to end with."""
+        return {n for n in range(len(self.pictures)) if self.faults.of(n) != "opt-out"}
+
+    def images_asked(self) -> Counter[str]:
+        return Counter(call.path for call in self.calls if call.path.startswith(("/images/", "/copies/")))
+
+    def answer(self, call: Call) -> Reply | None:
+        """The answer; None resets the connection."""
+        self.calls.append(call)
+        match call.path.strip("/").split("/"):
+            case _ if call.path in self.extra:
+                reply = self.extra[call.path]
+                return reply if isinstance(reply, Reply) else reply(call)
+            case ["robots.txt"]:
+                return Reply(b"User-agent: *\nDisallow: /api/\n", "text/plain")
+            case ["api", "v1", "images"]:
+                return self._api(call)
+            case ["images" | "copies" as folder, name]:
+                time.sleep(self.delay)
+                return self._image(call.path, folder, int(name.partition(".")[0]))
+            case ["list", page]:
+                return self._list(int(page))
+            case ["dump", *parts] if self.dump is not None:
+                return _ranged(self.dump.joinpath(*parts), call.headers.get("Range"))
+        return Reply(b"<h1>Not found</h1>", status=404)
+
+    def stratum(self, sort: str, period: str, base_model: str) -> list[int]:
+        """The numbers of a stratum, in its order."""
+        numbers = [n for n in range(len(self.pictures)) if BASE_MODELS[n % len(BASE_MODELS)] == base_model]
+        if period != "AllTime":
+            numbers = [n for n in numbers if n % 4 == 0]
+        if sort == "Newest":
+            return numbers[::-1]
+        return sorted(numbers, key=lambda n: random.Random(f"{sort} {n}").random())
+
+    def _api(self, call: Call) -> Reply:
+        if call.headers.get("Authorization") != f"Bearer {self.key}":
+            return _json({"error": "Unauthorized"}, 401)
+        if call.query.get("cursor") in self.forgotten:
+            return _json({"error": "Invalid cursor"}, 400)
+        numbers = self.stratum(call.query["sort"], call.query["period"], call.query["baseModels"])
+        # As opaque as Civitai's own.
+        start = int(call.query["cursor"].split("|")[1], 16) if "cursor" in call.query else 0
+        end = start + int(call.query["limit"])
+        items = [entry for n in numbers[start:end] for entry in self._entries(n, call)]
+        following = {"nextCursor": f"1711|{end:x}"} if end < len(numbers) else {}
+        return _json({"items": items, "metadata": {**following, "pageSize": len(items)}})
+
+    def _entries(self, number: int, call: Call) -> Iterator[dict[str, Any]]:
+        level = self.levels.get(number, "None")
+        here = f"http://{call.headers['Host']}"
+        parameters = {"prompt": self.pictures.prompt(number), "negativePrompt": "blurry", "seed": number}
+        parameters |= {"steps": 20, "cfgScale": 7.5, "sampler": "Euler a", "Model": "tiny", "Clip skip": 2}
+        shapes = (parameters, {"id": number, "meta": parameters}, None)
+        folders = ("images", "copies") if self.faults.of(number) == "duplicate" else ("images",)
+        for folder in folders:
+            yield {
+                "id": number + (10**6 if folder == "copies" else 0),
+                "url": f"{here}/{folder}/{number}.png",
+                "type": self.kinds.get(number, "image"),
+                "nsfw": level != "None",
+                "nsfwLevel": level,
+                "createdAt": "2026-01-01T00:00:00Z",
+                "stats": {"likeCount": number % 7, "heartCount": 1, "cryCount": 0, "other": 5},
+                "meta": shapes[number % 3] if call.query.get("withMeta") == "true" else None,
+                "username": f"painter {number % 10}",
+                "baseModel": BASE_MODELS[number % len(BASE_MODELS)],
+            }
+
+    def _image(self, path: str, folder: str, number: int) -> Reply | None:
+        before, fault = self._times[path], self.faults.of(number)
+        self._times[path] += 1
+        right = Reply(self.pictures.data(number), "image/png")
+        if fault == "opt-out":
+            return replace(right, headers={"X-Robots-Tag": "noai"})
+        if before or fault not in TRANSIENT:
+            return right
+        if fault == "truncated":
+            return broken_off(right, before)
+        return None if fault == "reset" else Reply(b"busy", status=int(fault), headers={"Retry-After": "0"})
+
+    def _list(self, page: int, size: int = 50) -> Reply:
+        first, end = (page - 1) * size, min(page * size, len(self.pictures))
+        rows = [
+            f'<li><img src="/{folder}/{n}.png"><p>{escape(self.pictures.prompt(n))}</p></li>'
+            for n in range(first, end)
+            for folder in (("images", "copies") if self.faults.of(n) == "duplicate" else ("images",))
+        ]
+        link = f'<a rel="next" href="/list/{page + 1}">next</a>' if end < len(self.pictures) else ""
+        return Reply(f"<!doctype html><ul>{''.join(rows)}</ul>{link}".encode())
+
+
+class SourceServer:
+    """A running Source. url: such as `http://127.0.0.1:40321`; site: its gallery's description, as YAML."""
+
+    def __init__(self, source: Source, port: int = 0) -> None:
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), _source_handler(source))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.site = (
+            f"name: list\nstart_urls: {self.url}/list/1\nitems: li\nimage: img::attr(src)\nprompt: p::text\n"
+            "next: a[rel=next]::attr(href)\n"
+        )
+
+
+@contextmanager
+def serving_source(source: Source, port: int = 0) -> Iterator[SourceServer]:
+    """Serve on loopback while the context lasts."""
+    running = SourceServer(source, port)
+    Thread(target=running.server.serve_forever, daemon=True).start()
+    try:
+        yield running
+    finally:
+        running.server.shutdown()
+        running.server.server_close()
+
+
+def write_dump(
+    folder: Path, pictures: Pictures, part_size: int, columns: Mapping[str, list[Any]] | None = None
+) -> Path:
+    """Pictures as DiffusionDB 2M lays them out: `metadata.parquet`, `images/part-000001.zip` … with their JSON.
+
+    columns: others than the usual ones, by name.
+    """
+    (folder / "images").mkdir(parents=True)
+    names = [f"{UUID(int=n, version=4)}.png" for n in range(len(pictures))]
+    for part in range(1, 1 + -(-len(names) // part_size)):
+        numbers = range((part - 1) * part_size, min(part * part_size, len(names)))
+        with zipfile.ZipFile(folder / f"images/part-{part:06d}.zip", "w") as archive:
+            for n in numbers:
+                archive.writestr(names[n], pictures.data(n))
+            facts = {names[n]: {"p": pictures.prompt(n), "se": n, "c": 7.0, "st": 50, "sa": "k_lms"} for n in numbers}
+            archive.writestr(f"part-{part:06d}.json", json.dumps(facts))
+    count = len(names)
+    table: dict[str, Any] = {
+        "image_name": names,
+        "prompt": [pictures.prompt(n) for n in range(count)],
+        "part_id": pa.array([1 + n // part_size for n in range(count)], pa.uint16()),
+        "seed": pa.array(range(count), pa.uint32()),
+        "step": pa.array([50] * count, pa.uint16()),
+        "cfg": pa.array([7.0] * count, pa.float32()),
+        "sampler": pa.array([1 + n % 9 for n in range(count)], pa.uint8()),
+        "width": pa.array([64] * count, pa.uint16()),
+        "height": pa.array([64] * count, pa.uint16()),
+        "user_name": [f"{n % 5:064x}" for n in range(count)],
+        "timestamp": pa.array([datetime(2022, 8, 11, 9, 5, tzinfo=UTC)] * count),
+        "image_nsfw": pa.array([0.05] * count, pa.float32()),
+        "prompt_nsfw": pa.array([0.01] * count, pa.float32()),
+    }
+    parquet.write_table(pa.table(table | dict(columns or {})), folder / "metadata.parquet")
+    return folder
+
+
+def _json(value: object, status: int = 200) -> Reply:
+    return Reply(json.dumps(value).encode(), "application/json", status)
+
+
+def _ranged(path: Path, wanted: str | None) -> Reply:
+    """A file, or the part of it that a Range header of the form `bytes=first-last` asks for."""
+    if not path.is_file():
+        return Reply(b"<h1>Not found</h1>", status=404)
+    data, kind = path.read_bytes(), "application/octet-stream"
+    if wanted is None:
+        return Reply(data, kind)
+    first, last = (int(bound) for bound in wanted.removeprefix("bytes=").split("-"))
+    if first >= len(data):
+        return Reply(b"", kind, 416, {"Content-Range": f"bytes */{len(data)}"})
+    piece = data[first : last + 1]
+    bounds = f"bytes {first}-{first + len(piece) - 1}/{len(data)}"
+    return Reply(piece, kind, 206, {"Content-Range": bounds, "ETag": f'"{len(data)}"'})
+
+
+def _source_handler(source: Source) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Headers and body in one piece: two would wait for each other's acknowledgement.
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            call = Call(parts.path, dict(parse_qsl(parts.query)), dict(self.headers.items()), time.monotonic())
+            reply = source.answer(call)
+            if reply is None:
+                # Closing with unread data, or with this, sends RST in place of FIN.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
+            length = len(reply.body) if reply.declared_length is None else reply.declared_length
+            self.send_response(reply.status)
+            for name, value in {
+                "Content-Type": reply.media_type,
+                "Content-Length": str(length),
+                **reply.headers,
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+            self.wfile.flush()
+            if length != len(reply.body):
+                self.close_connection = True
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # of clients that were killed
+                super().handle()
+
+        def finish(self) -> None:
+            with suppress(ConnectionError, ValueError):
+                super().finish()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: the crawler's log tells what was asked for."""
+
+    return Handler
+
+
+def main() -> None:
+    """Serve synthetic pictures until interrupted: `python tests/gallery_server.py --count 20000 --rate 0.05`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=0.0, help="share of pictures with each kind of fault")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    source = Source(Synthetic(arguments.count), Faults(rate=arguments.rate))
+    with serving_source(source, arguments.port) as server:
+        print(f"{server.url}/list/1 and, with {Source.key} as CIVITAI_API_KEY, base_url={server.url}")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -67,6 +67,10 @@ class Ledger:
             cursor = after
         return cursor
 
+    def is_done(self, stratum: str, cursor: str) -> bool:
+        """Whether all on a page is decided."""
+        return cursor in self._following[stratum]
+
     def forget(self, stratum: str) -> None:
         """Its cursors are no longer good: begin it anew. (The lines stay; later ones of the same cursor win.)"""
         self._following[stratum] = {}

@@ -1,7 +1,10 @@
 import io
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -53,24 +56,54 @@ def crawled(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def crawl(tmp_path: Path, crawled: Path) -> Crawl:
-    """Run the real spider in a process of its own, without the waits that politeness needs elsewhere.
-
-    `wait=False` returns while it runs. The log is the process's `stderr` file, read by `log_of`.
-    """
+def crawl(tmp_path: Path, crawl_with: "CrawlWith") -> Crawl:
+    """Run the gallery spider on a site's description."""
 
     def run(site: str, *settings: str, contact: str = CONTACT, wait: bool = True) -> subprocess.Popen[str]:
         description = tmp_path / "site.yaml"
         description.write_text(site)
-        arguments = ["-a", f"site={description}", "-a", f"collection={crawled}"]
+        return crawl_with("gallery", {"site": description}, *settings, contact=contact, wait=wait)
+
+    return run
+
+
+class CrawlWith(Protocol):
+    def __call__(
+        self,
+        spider: str,
+        arguments: Mapping[str, object],
+        *settings: str,
+        contact: str = ...,
+        wait: bool = ...,
+        environment: Mapping[str, str] = ...,
+    ) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def crawl_with(tmp_path: Path, crawled: Path) -> CrawlWith:
+    """Run a real spider in a process of its own, without the waits that politeness needs elsewhere.
+
+    `wait=False` returns while it runs. The log is the process's `stderr` file, read by `log`.
+    """
+
+    def run(
+        spider: str,
+        arguments: Mapping[str, object],
+        *settings: str,
+        contact: str = CONTACT,
+        wait: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.Popen[str]:
         quick = ["DOWNLOAD_DELAY=0", "AUTOTHROTTLE_ENABLED=0", "RETRY_BACKOFF_BASE=0", "CRAWL_ALLOW_PRIVATE=127.0.0.1"]
         quick += [f"CRAWL_CONTACT={contact}", *settings]
-        command = [sys.executable, "-m", "scrapy", "crawl", "gallery", *arguments]
+        command = [sys.executable, "-m", "scrapy", "crawl", spider]
+        for name, value in {"collection": crawled, **arguments}.items():
+            command += ["-a", f"{name}={value}"]
         command += [part for setting in quick for part in ("-s", setting)]
         with (tmp_path / "crawl.log").open("w") as log:
-            process = subprocess.Popen(command, cwd=CRAWLER, stderr=log, stdout=log)
+            process = subprocess.Popen(command, cwd=CRAWLER, stderr=log, stdout=log, env=os.environ | dict(environment))
         if wait:
-            process.wait(timeout=120)
+            process.wait(timeout=600)
         return process
 
     return run

@@ -143,7 +143,7 @@ class PagingSpider(CollectingSpider):
             yield Lost(self.source, response.url, "not-a-page", str(error))
             await self.ended(stratum)
             return
-        self.empty[stratum] = 0 if results else self.empty[stratum] + 1
+        self.empty[stratum] = self.empty[stratum] + 1 if page.barren else 0
         following = page.following
         if following is not None and (problem := self._problem(stratum, following)):
             yield Lost(self.source, response.url, "paging", problem)
@@ -186,7 +186,7 @@ class PagingSpider(CollectingSpider):
             cursor = self.keeper.ledger.frontier(other)
             if not self.quotas.full(other) and cursor is not None and engine is not None:
                 self.paused.discard(other)
-                self.seen[other].discard(cursor)
+                self.seen[other] = {cursor}  # pages that were read, and left, are read again
                 engine.crawl(self.page_request(other, cursor))
 
     def _ask(self, stratum: str, cursor: str) -> Iterator[Request]:

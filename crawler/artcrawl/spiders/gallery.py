@@ -127,6 +127,7 @@ class GallerySpider(PagingSpider):
             return
         if url in self.known or url in self.known_pages:
             self.count("held")
+            page.barren = False
         elif url not in self.linked:
             self.linked.add(url)
             yield Request(
