@@ -17,11 +17,13 @@ class Page:
     def __init__(self, stratum: str, cursor: str = "", following: str | None = None) -> None:
         self.stratum, self.cursor, self.following = stratum, cursor, following
         self.open = 1
+        self.barren = True  # nothing was on it, not even what is held already
         self.again = False
 
     def hold(self) -> "Page":
         """One item more to wait for."""
         self.open += 1
+        self.barren = False
         return self
 
     def settle(self, decided: bool) -> bool:

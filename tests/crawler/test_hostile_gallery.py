@@ -1,13 +1,16 @@
 """The whole crawl, from the gallery spider to the Collection, against galleries that mean harm."""
 
 import gzip
+import io
 import signal
 import time
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile_server import Play, answer, dripping_body, endless_body, first, hostile, redirect, unchanged
+from PIL import Image
 
 from artgate.artworks.collection import Collection
 from artgate.artworks.files import read_lines
@@ -103,6 +106,30 @@ def test_lists_without_end_end(gallery_collection, crawl, crawled, log, list_: s
     assert log.stat("artgate/dropped/paging") == 1
     assert len(Collection(crawled)) == 1
     assert "'finish_reason': 'finished'" in log()
+
+
+def test_a_long_list_of_what_is_held_is_no_desert(crawl, crawled, log) -> None:
+    """Re-crawled, all of its pages are read, so that what is new on the last is found."""
+    plays: dict[str, Play] = {}
+    for number in range(26):
+        entry = f'<ul><li><a class="artwork" href="/artwork/{number}">x</a></li></ul>'
+        body = f'{entry}<a class="n" href="/list/{number + 1}">'
+        plays[f"/list/{number}"] = answer(body.encode())
+        plays[f"/artwork/{number}"] = answer(f'<img src="/image/{number}">'.encode())
+        plays[f"/image/{number}"] = answer(png(number), "image/png")
+    plays["/list/25"] = first(answer(b"<ul></ul>"), plays["/list/25"])
+    description = "name: g\nitems: li\nlink: .artwork::attr(href)\nnext: .n::attr(href)\nimage: img::attr(src)\n"
+    with hostile(plays) as server:
+        for expected in (25, 26):
+            crawl(f"{description}start_urls: {server.url}/list/0\n")
+            assert len(Collection(crawled)) == expected
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_crawling_again_confirms_pages_and_asks_for_no_image(gallery_collection, crawl, crawled, log) -> None:
