@@ -1,8 +1,8 @@
-"""Near-duplicates: which copies of AGIQA-3K's images are found, what is merged wrongly, and the time for N hashes.
+"""Near-duplicates: which copies of AGIQA-3K's images are found, what is merged wrongly, and the times for N hashes.
 
     python -m benchmarks.duplicates --images ../shared/agiqa3k/images
 
-prints three tables. A copy counts as found if it and its original fall into one group by the defaults of
+prints four tables. A copy counts as found if it and its original fall into one group by the defaults of
 `artgate.artworks.duplicates` (radius, quality guard, mirrored hashes); byte-identical files are one image here.
 """
 
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from artgate.artworks.artwork import image_id_of
+from artgate.artworks.artwork import Artwork, file_name_of, image_id_of
 from artgate.artworks.duplicates import MIN_QUALITY, RADIUS, group_duplicates, hash_and_quality, mirrored_hash
+from artgate.artworks.near import NearIndex
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -36,6 +37,7 @@ def main() -> None:
         hashes = report_merges(arguments.images)
         report_copies(arguments.images, arguments.every)
     report_times(arguments.sizes, hashes)
+    report_marks(arguments.sizes)
 
 
 def report_merges(folder: Path) -> NDArray[np.uint8]:
@@ -92,6 +94,24 @@ def report_times(sizes: list[int], real: NDArray[np.uint8] | None) -> None:
         ):
             print(f"  {n:,} -> {m:,}: CPU time x {b / a:.1f}, N^{np.log(b / a) / np.log(m / n):.2f}")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def report_marks(sizes: list[int], searches: int = 50) -> None:
+    """Print the time to find the earliest look-alike of one new artwork among N held, where there is none."""
+    print(f"\n{'held':>10}{'index, s':>10}{'search, ms':>12}")
+    for n in sizes:
+        held = [_artwork(hash) for hash in _random(np.random.default_rng(n), n)]
+        new = [_artwork(hash) for hash in _random(np.random.default_rng(n + 1), searches)]
+        start = time.perf_counter()
+        index = NearIndex(held)
+        built = time.perf_counter()
+        assert not any(map(index.earliest, new))
+        print(f"{n:>10,}{built - start:>10.2f}{(time.perf_counter() - built) / searches * 1000:>12.2f}", flush=True)
+
+
+def _artwork(hash: NDArray[np.uint8]) -> Artwork:
+    digits = hash.tobytes().hex()
+    return Artwork(digits, file_name_of(digits, "PNG"), 512, 512, "PNG", digits)
 
 
 def _jpeg(quality: int) -> Change:

@@ -122,6 +122,27 @@ def test_the_index_follows_what_other_processes_add_and_purge(tmp_path):
     assert one.add(copies(1)[2]).near_duplicate_of == image_id_of(copies(1)[1])
 
 
+def test_of_what_two_processes_add_at_once_all_but_the_first_line_are_marked_with_it(tmp_path):
+    original = painting(1)
+    data = [encoded(original.resize((200 + 5 * i, 200))) for i in range(12)]
+    Collection(tmp_path, create=True)
+
+    def add(own: list[bytes]) -> None:
+        collection = Collection(tmp_path)
+        for each in own:
+            collection.add(each)
+
+    child = os.fork()
+    if child == 0:
+        add(data[::2])
+        os._exit(0)
+    add(data[1::2])
+    assert os.waitpid(child, 0)[1] == 0
+    first, *others = Collection(tmp_path)
+    assert [first.near_duplicate_of, *{artwork.near_duplicate_of for artwork in others}] == ["", first.image_id]
+    assert len(others) == 11
+
+
 def test_purging_an_original_leaves_its_copies_marked_with_the_earliest_of_them(tmp_path):
     collection = Collection(tmp_path, create=True)
     first, second, *_ = (collection.add(data) for data in [*copies(1), encoded(painting(2))])

@@ -29,6 +29,7 @@ class Picture:
     width: int
     height: int
     caption: str
+    image_id: str
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def _picture(collection: Collection, artwork: Artwork) -> Picture:
     told = [f"{artwork.width} x {artwork.height} {artwork.format}", one_line(artwork.provenance.generator, 80)]
     caption = " · ".join([part for part in told if part] + [one_line(artwork.provenance.prompt, 300) or "no prompt"])
     try:
-        return Picture(*thumbnail(collection.image(artwork), SIDE), caption)
+        return Picture(*thumbnail(collection.image(artwork), SIDE), caption, artwork.image_id)
     except UserError:  # gone or damaged since it was added
-        return Picture(None, 1, 1, caption)
+        return Picture(None, 1, 1, caption, artwork.image_id)
 
 
 def _size(count: int) -> str:
