@@ -18,7 +18,17 @@ from artgate.artworks.files import append_lines, parse_lines, repair_lines
 # Lines are read in pieces of so many bytes: a ledger of a million addresses is never held as lines.
 READ_BYTES = 4 * 2**20
 # What is dropped for these reasons, or because decoding refused it, is never fetched again.
-FOR_GOOD = {"http-404", "http-410", "http-451", "opt-out", "purged", "same-bytes", "video", "withdrawn"}
+FOR_GOOD = {
+    "http-404",
+    "http-410",
+    "http-451",
+    "opt-out",
+    "purged",
+    "same-bytes",
+    "too-many-bytes",
+    "video",
+    "withdrawn",
+}
 # The network or the host failed, not the image. All other drops cost no fetch, and another crawl may judge anew.
 UNDECIDED = re.compile(r"http-.*|.*-failed|host-.*|timeout|cannot-read")
 

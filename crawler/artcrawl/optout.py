@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from parsel import Selector
 from scrapy.http import Response
 
 # X-Robots-Tag and <meta name="robots">: noai and noimageai speak of training, the others of being collected at all.
@@ -13,6 +14,16 @@ def response_opt_out(response: Response, agent: str, meta_tags: Iterable[str] = 
     tags = [tag.decode("latin-1") for tag in response.headers.getlist("X-Robots-Tag")]
     reservation = response.headers.get("tdm-reservation") or b""
     return opt_out([*tags, *meta_tags], reservation.decode("latin-1"), agent)
+
+
+def page_opt_out(page: Selector, response: Response, agent: str) -> str | None:
+    """As `response_opt_out`, with what an HTML page says of itself in <meta name="robots"> and "tdm-reservation"."""
+    if page.type != "html":
+        return response_opt_out(response, agent)
+    said = [(meta.attrib["name"].strip().lower(), meta.attrib["content"]) for meta in page.css("meta[name][content]")]
+    if any(name == "tdm-reservation" and content.strip() == "1" for name, content in said):
+        return "tdm-reservation: 1"
+    return response_opt_out(response, agent, [content for name, content in said if name in ("robots", agent.lower())])
 
 
 def opt_out(robots_tags: Iterable[str], tdm_reservation: str, agent: str) -> str | None:

@@ -7,6 +7,8 @@ from scrapy.exceptions import UsageError
 
 from artgate.errors import UserError
 
+from ..network.addresses import allowed
+
 
 class Command(crawl.Command):
     """Scrapy's own command; but a wrong argument ends it with one message and status 2, not with a traceback."""
@@ -19,6 +21,7 @@ class Command(crawl.Command):
                 spider_class(**opts.spargs)
                 # A copy, because the crawler that is made of them later puts the contact in itself.
                 spider_class.update_settings(self.crawler_process.settings.copy())
+                allowed(self.crawler_process.settings.getlist("CRAWL_ALLOW_PRIVATE"))
             except UserError as error:
                 raise UsageError(str(error), print_help=False) from None
             except KeyError as error:

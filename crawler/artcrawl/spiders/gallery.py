@@ -13,7 +13,7 @@ from artgate.errors import UserError
 
 from ..items import Found, Lost
 from ..keeping import Keeper
-from ..optout import response_opt_out
+from ..optout import page_opt_out
 from ..pages import Page
 from ..settings import BOT_NAME
 from ..site import load_site
@@ -77,7 +77,7 @@ class GallerySpider(PagingSpider):
         node = self._page(response)
         if node is None:
             yield Lost(self.source, response.url, "not-a-page", self._not_a_page(response), page=page)
-        elif signal := self._opt_out(node, response):
+        elif signal := page_opt_out(node, response, BOT_NAME):
             yield Lost(self.source, response.url, "opt-out", signal, page=page)
         else:
             yield self._artwork(node, response, page)
@@ -156,7 +156,3 @@ class GallerySpider(PagingSpider):
     def _not_a_page(self, response: Response) -> str:
         kind = (response.headers.get("Content-Type") or b"an unnamed type").decode("latin-1")
         return f"selectors: {self.site.selectors} cannot read {kind}"
-
-    def _opt_out(self, page: Selector, response: Response) -> str | None:
-        tags = f"meta[name=robots]::attr(content), meta[name={BOT_NAME}]::attr(content)"
-        return response_opt_out(response, BOT_NAME, page.css(tags).getall() if page.type == "html" else [])
