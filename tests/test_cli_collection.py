@@ -118,6 +118,13 @@ def test_a_purge_by_id_takes_just_these(artgate, ids, tmp_path):
     assert "0 artworks purged, 4 left; 0 rows" in again[1]
 
 
+def test_an_artwork_whose_file_was_deleted_by_hand_can_be_purged_too(artgate, ids, tmp_path):
+    (tmp_path / "c" / "images" / f"{ids[0]}.png").unlink()
+    options = ["--id", ids[0], "--cache", tmp_path / "cache", "--yes"]
+    assert "1 artworks purged" in artgate("collection", "purge", tmp_path / "c", *options)[1]
+    assert held(tmp_path) == dict.fromkeys(held(tmp_path), set(ids[1:]))
+
+
 def test_without_yes_a_purge_shows_what_it_would_delete_and_asks(artgate, ids, tmp_path, monkeypatch):
     answers = iter([False, True])
     asked = []

@@ -126,13 +126,16 @@ def _chosen(
 ) -> tuple[list["Artwork"], "Rule | None"]:
     from artgate.artworks.purges import Rule
 
-    if image_ids:
-        unknown = [i for i in image_ids if i not in opened and i not in opened.purged_ids]
-        if unknown:
-            raise UserError(f"image_id {unknown[0]!r} is not in {opened.root} ({len(unknown)} such): check it")
-        return [opened[image_id] for image_id in dict.fromkeys(image_ids) if image_id in opened], None
-    rule = Rule(creator, source)
-    return [artwork for artwork in opened if rule.fits(artwork.provenance)], rule
+    artworks = [*opened, *opened.gone]
+    if not image_ids:
+        rule = Rule(creator, source)
+        return [artwork for artwork in artworks if rule.fits(artwork.provenance)], rule
+    wanted = set(image_ids)
+    chosen = {artwork.image_id: artwork for artwork in artworks if artwork.image_id in wanted}
+    unknown = [image_id for image_id in image_ids if image_id not in chosen and image_id not in opened.purged_ids]
+    if unknown:
+        raise UserError(f"image_id {unknown[0]!r} is not in {opened.root} ({len(unknown)} such): give all 64 digits")
+    return list(chosen.values()), None
 
 
 def _show(chosen: list["Artwork"], rule: "Rule | None", root: Path) -> None:

@@ -14,7 +14,7 @@ from pictures import encoded, picture, png, run_in_fork
 from artgate.artworks import storage
 from artgate.artworks.artwork import Artwork, Provenance, image_id_of
 from artgate.artworks.collection import Collection, NewArtwork
-from artgate.artworks.decode import Refused
+from artgate.artworks.decode import Limits, Refused
 from artgate.artworks.files import read_lines
 from artgate.errors import UserError
 
@@ -110,6 +110,21 @@ def test_an_image_deleted_by_hand_is_left_out_until_it_is_back(tmp_path):
     assert reopened.add(data) == victim
     assert len(read_lines(tmp_path / "metadata.jsonl")) == 3
     assert len(assert_sound(tmp_path)) == 3
+
+
+def test_what_is_held_is_read_whatever_the_limits_for_adding_are(tmp_path):
+    loose = Collection(tmp_path, create=True, limits=Limits(min_side=1, max_aspect=75))
+    artwork = loose.add(encoded(picture(1, (2, 150))))
+    for limits in (Limits(), Limits(max_bytes=1, min_side=1000), Limits(formats=("JPEG",))):
+        collection = Collection(tmp_path, limits=limits)
+        assert collection.image(artwork).size == (2, 150)
+        with pytest.raises(Refused):
+            collection.add(encoded(picture(2, (2, 150))))
+    for size in ((3, 100), (49, 1000), (150, 7)):
+        assert loose.image(loose.add(encoded(picture(3, size)))).size == size
+    loose.path(artwork).write_bytes(encoded(picture(1, (20, 150))))
+    with pytest.raises(UserError, match="too-many-pixels"):
+        loose.image(artwork)
 
 
 def test_a_damaged_image_is_an_error_that_names_the_file(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artgate.artworks.files import append_line, append_lines, read_lines, repair_lines, write_atomic
+from artgate.artworks.files import append_line, append_lines, read_lines, repair_lines, replacing, write_atomic
 from artgate.errors import UserError
 
 
@@ -30,6 +30,26 @@ def test_write_atomic_keeps_the_old_content_when_writing_fails(tmp_path, monkeyp
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_is_written_piece_by_piece_replaces_the_file_only_when_all_is_written(tmp_path):
+    path = tmp_path / "out"
+    write_atomic(path, "old")
+
+    def half() -> None:
+        with replacing(path) as file:
+            file.write(b"first ")
+            assert path.read_text() == "old"
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        half()
+    assert path.read_text() == "old"
+    with replacing(path) as file:
+        file.write(b"first ")
+        file.write(b"second")
+    assert path.read_text() == "first second"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_write_atomic_makes_files_that_others_may_read_as_the_umask_says(tmp_path):

@@ -69,6 +69,15 @@ def test_parquet_holds_what_the_lines_hold(collection, tmp_path):
     assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
 
 
+def test_a_large_collection_is_written_in_groups(collection, tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("artgate.labels.sharing.GROUP", 2)
+    for name in ("out.jsonl", "out.parquet"):
+        assert export_metadata(collection, tmp_path / name) == 3
+    assert parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 2
+    assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == read_lines(tmp_path / "out.jsonl")
+
+
 def test_bad_names_are_errors_and_write_nothing(collection, tmp_path):
     with pytest.raises(UserError, match=r"ends in '.csv': .*jsonl or .parquet"):
         export_metadata(collection, tmp_path / "out.csv")

@@ -100,10 +100,14 @@ class Collection:
         return self.root / artwork.file_name
 
     def image(self, artwork: Artwork) -> Image.Image:
-        """The image, 8-bit RGB, upright. Raises UserError if the file is gone or damaged since it was added."""
+        """The image, 8-bit RGB, upright. Raises UserError if the file is gone or damaged since it was added.
+
+        The limits are for what is to be added: what is held is read whatever they are, up to the size of its record.
+        """
         path = self.path(artwork)
         try:
-            return decode(path.read_bytes(), limits=self.limits)
+            data = path.read_bytes()
+            return decode(data, limits=_as_held(artwork, len(data)))
         except FileNotFoundError:
             raise UserError(f"{path} is gone: put it back, or open the Collection anew to go on without it") from None
         except Refused as refused:
@@ -113,6 +117,11 @@ class Collection:
         """Note in drops.jsonl that something was not kept. where: what it was, as `page_url=…`."""
         with self._storage.up_to_date():
             self._storage.write_drops([drop_line(reason, detail, where)])
+
+    @property
+    def gone(self) -> list[Artwork]:
+        """Artworks that have a line, but whose image file is gone: not in the Collection, yet not purged either."""
+        return list(self._storage.gone.values())
 
     def purge(self, image_ids: Iterable[str]) -> int:
         """Delete artworks for good: the images, their lines, and the way back.
@@ -216,6 +225,12 @@ class Collection:
 def _where(item: NewArtwork) -> dict[str, Any]:
     names = ("source", "source_id", "page_url", "image_url")
     return {"name": item.name, **{name: getattr(item.provenance, name) for name in names}}
+
+
+def _as_held(artwork: Artwork, size: int) -> Limits:
+    """Limits that just let through an image of this record, in a file of `size` bytes."""
+    width, height = artwork.width, artwork.height
+    return Limits(max(1, size), width * height, min(width, height), max_aspect=max(width, height))
 
 
 def _differs(offered: Provenance, held: Provenance) -> bool:

@@ -3,9 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from artgate.errors import UserError
 
@@ -16,6 +17,23 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Replace `path` by `content`: after a kill or a power cut it holds the old content or the new, never a part."""
     path = Path(path)
     write_temporary(path, content).replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """As `write_atomic`, of content that is written piece by piece: `path` is replaced when the context ends well."""
+    path = Path(path)
+    temporary = write_temporary(path, b"")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -3,26 +3,32 @@
 Images belong to those who made them; so do prompts, which are left out unless asked for.
 """
 
-import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
-from artgate.artworks.files import as_lines, read_lines, write_atomic
+from artgate.artworks.files import as_lines, read_lines, replacing
 from artgate.errors import UserError
 from artgate.labels.consensus import consensus
 from artgate.labels.grades import ASPECTS, Grades
 from artgate.labels.ratings import RATED_ASPECTS, read_ratings
 from artgate.labels.votes import read_votes
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SUFFIXES = (".jsonl", ".parquet")
 # What a prompt can be told from: the free-form parameters hold texts of ComfyUI, templates and the like.
 OF_PROMPTS = ("prompt", "negative_prompt", "parameters")
 UNKNOWN = "unknown"
+# Lines held in memory, and rows of a parquet row group.
+GROUP = 16_384
 
+Line = dict[str, Any]
 Labels = Mapping[str, Mapping[str, Any]]  # image_id -> column -> value
 
 
@@ -40,23 +46,19 @@ def export_metadata(
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out} ends in {out.suffix!r}: name a file that ends in .jsonl or .parquet")
     columns, labels = _labels(label_file) if label_file else ((), {})
-    lines = list(_lines(collection, columns, labels, with_prompts))
-    if out.suffix == ".jsonl":
-        write_atomic(out, as_lines(lines))
-    else:
-        write_atomic(out, _parquet(lines, columns))
-    return len(lines)
+    lines = _lines(collection, columns, labels, with_prompts)
+    write = _write_jsonl if out.suffix == ".jsonl" else _write_parquet
+    with replacing(out) as file:
+        return sum(write(file, lines, columns))
 
 
-def _lines(
-    collection: Collection, columns: tuple[str, ...], labels: Labels, with_prompts: bool
-) -> Iterator[dict[str, Any]]:
+def _lines(collection: Collection, columns: tuple[str, ...], labels: Labels, with_prompts: bool) -> Iterator[Line]:
     for artwork in collection:
         own = labels.get(artwork.image_id, {})
         yield _line(artwork, with_prompts) | {column: own.get(column) for column in columns}
 
 
-def _line(artwork: Artwork, with_prompts: bool) -> dict[str, Any]:
+def _line(artwork: Artwork, with_prompts: bool) -> Line:
     left_out = ("file_name",) if with_prompts else ("file_name", *OF_PROMPTS)
     line = {name: value for name, value in artwork.to_json().items() if name not in left_out}
     return line | {"licence": line["licence"] or UNKNOWN}
@@ -93,16 +95,34 @@ def _of_ratings(path: Path) -> tuple[tuple[str, ...], Labels]:
     return tuple(column for column in columns if column in given), labels
 
 
-def _parquet(lines: list[dict[str, Any]], columns: tuple[str, ...]) -> bytes:
+def _write_jsonl(file: BinaryIO, lines: Iterator[Line], columns: Sequence[str]) -> Iterator[int]:
+    """Write the lines a group at a time; how many, group by group."""
+    while group := list(islice(lines, GROUP)):
+        file.write(as_lines(group).encode())
+        yield len(group)
+
+
+def _write_parquet(file: BinaryIO, lines: Iterator[Line], columns: Sequence[str]) -> Iterator[int]:
+    """As `_write_jsonl`, a row group at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Types of columns are fixed, so that one that is empty here is of the same type everywhere.
-    types = {"votes": pa.int64(), **{aspect: pa.list_(pa.float64()) for aspect in ASPECTS}}
-    own = [(column, types.get(column, pa.float64())) for column in columns]
-    numbers = ("width", "height", "pdq_quality")
-    names = list(lines[0]) if lines else ["image_id"]
-    given = [(name, pa.int64() if name in numbers else pa.string()) for name in names if name not in columns]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=pa.schema([*given, *own])), buffer, compression="zstd")
-    return buffer.getvalue()
+    first = list(islice(lines, GROUP))
+    schema = pa.schema([(name, _type(name)) for name in (first[0] if first else ("image_id", *columns))])
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        group = first
+        while group:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            yield len(group)
+            group = list(islice(lines, GROUP))
+
+
+def _type(column: str) -> "pa.DataType":
+    """Of a column: fixed, so that one that is empty in a Collection is of the same type in all."""
+    import pyarrow as pa
+
+    if column in ("width", "height", "pdq_quality", "votes"):
+        return pa.int64()
+    if column in ASPECTS:
+        return pa.list_(pa.float64())
+    return pa.float64() if column.endswith(("_mean", "_std")) else pa.string()
