@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import ssl
 import struct
 import time
 from collections import Counter
@@ -28,16 +29,25 @@ Play = Callable[[socket.socket, Asked], None]
 
 
 class HostileServer:
-    """plays: by path; other paths are 404. Serves from the start, on a port of its own, until `stop`."""
+    """plays: by path; other paths are 404. Serves from the start, on a port of its own, until `stop`.
 
-    def __init__(self, plays: Mapping[str, Play], host: str = "127.0.0.1", other: Play | None = None) -> None:
-        self.plays = dict(plays)
+    tls: with it, https.
+    """
+
+    def __init__(
+        self,
+        plays: Mapping[str, Play],
+        host: str = "127.0.0.1",
+        other: Play | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.plays, self.tls = dict(plays), tls
         self.other = other or answer(b"<h1>Not found</h1>", status=404)
         self.asked: list[Asked] = []
         self._times: Counter[str] = Counter()
         self._listening = socket.create_server((host, 0), backlog=64)
         self.host, self.port = host, self._listening.getsockname()[1]
-        self.url = f"http://{host}:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
         Thread(target=self._serve, daemon=True).start()
 
     def paths(self) -> list[str]:
@@ -59,7 +69,7 @@ class HostileServer:
 
     def _play(self, connection: socket.socket) -> None:
         try:
-            with connection:
+            with self.tls.wrap_socket(connection, server_side=True) if self.tls else connection as connection:
                 asked = self._read(connection)
                 if asked is not None:
                     self.plays.get(asked.path, self.other)(connection, asked)
@@ -83,8 +93,13 @@ class HostileServer:
 
 
 @contextmanager
-def hostile(plays: Mapping[str, Play], host: str = "127.0.0.1", other: Play | None = None) -> Iterator[HostileServer]:
-    server = HostileServer(plays, host, other)
+def hostile(
+    plays: Mapping[str, Play],
+    host: str = "127.0.0.1",
+    other: Play | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[HostileServer]:
+    server = HostileServer(plays, host, other, tls)
     try:
         yield server
     finally:

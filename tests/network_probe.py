@@ -41,6 +41,7 @@ def probe(
     asks: Sequence[str | dict[str, Any]],
     one_by_one: bool = False,
     names: dict[str, list[str]] | None = None,
+    environment: dict[str, str] | None = None,
     **settings: Any,
 ) -> Told:
     """Ask for addresses, in a process of its own, through all of the project's middlewares.
@@ -57,8 +58,8 @@ def probe(
         "settings": quick | settings,
     }
     command = [sys.executable, str(Path(__file__)), json.dumps(order)]
-    environment = {"PYTHONPATH": f"{ROOT / 'crawler'}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    own = {"PYTHONPATH": f"{ROOT / 'crawler'}:{ROOT / 'src'}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=own | (environment or {}), capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout.splitlines()[-1])
     return Told(told["outcomes"], told["stats"], told["grown_mib"], run.stderr)

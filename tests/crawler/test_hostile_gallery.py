@@ -108,6 +108,22 @@ def test_lists_without_end_end(gallery_collection, crawl, crawled, log, list_: s
     assert "'finish_reason': 'finished'" in log()
 
 
+@pytest.mark.parametrize(
+    ("start", "selectors"),
+    [
+        (answer(b"[" * 1_000_000, "application/json"), "jmespath"),
+        (answer(b"\x89PNG\r\n\x1a\n" + bytes(100), "image/png"), "css"),
+        (answer(b"\xff\xfe" + bytes(range(256)) * 100, "application/octet-stream"), "css"),
+    ],
+)
+def test_a_start_page_that_is_none_ends_it_with_a_count(crawl, crawled, log, start: Play, selectors: str) -> None:
+    with hostile({"/": start}) as server:
+        description = f"name: g\nitems: a\nimage: {'a' if selectors == 'jmespath' else 'a::attr(href)'}\n"
+        assert crawl(f"{description}selectors: {selectors}\nstart_urls: {server.url}/\n").returncode == 0
+    assert log.stat("artgate/dropped/not-a-page") == 1
+    assert "Traceback" not in log()
+
+
 def test_a_long_list_of_what_is_held_is_no_desert(crawl, crawled, log) -> None:
     """Re-crawled, all of its pages are read, so that what is new on the last is found."""
     plays: dict[str, Play] = {}

@@ -10,6 +10,8 @@ from artgate.errors import UserError
 
 Address = IPv4Address | IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+# Special purpose by the IANA registries, which the `ipaddress` of some releases of Python holds global.
+SPECIAL = [ipaddress.ip_network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20")]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def is_public(address: Address) -> bool:
     if inner is not address:
         return is_public(inner)
     # `is_global` alone holds for multicast.
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    special = address.is_multicast or address.is_reserved or address.is_unspecified
+    return address.is_global and not special and not any(address in network for network in SPECIAL)
 
 
 def literal(host: str) -> Address | None:

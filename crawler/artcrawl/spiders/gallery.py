@@ -150,7 +150,7 @@ class GallerySpider(PagingSpider):
             return None
         try:
             return Selector(response.text, type="json" if self.site.selectors == "jmespath" else "html")
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of JSON nested too deep
             return None
 
     def _not_a_page(self, response: Response) -> str:
