@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -246,8 +247,16 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """`function` of each item, in order; decoding leaves the interpreter lock, and syncs share a journal commit."""
     if len(items) == 1:
         return [function(items[0])]
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
-        return list(pool.map(function, items))
+    return list(_threads().map(function, items))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2), "collection")
+
+
+# A forked process has none of its parent's threads.
+os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def drop_line(reason: str, detail: str, where: Mapping[str, Any]) -> dict[str, Any]:
