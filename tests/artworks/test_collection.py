@@ -253,6 +253,9 @@ def test_a_rule_that_met_nothing_yet_is_seen_by_whoever_has_the_collection_open(
     Collection(tmp_path).purge_all(creator="ann")
     with pytest.raises(Refused, match="creator 'ann'"):
         waiting.add(*crawled(5, "ann"))
+    Collection(tmp_path).purge_all(creator="bob")
+    with pytest.raises(Refused, match="creator 'bob'"):
+        waiting.add(*crawled(5, "bob"))
     with pytest.raises(UserError, match="neither a creator nor a source"):
         waiting.purge_all()
 

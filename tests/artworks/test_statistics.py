@@ -11,6 +11,7 @@ from artgate.artworks.collection import Collection, NewArtwork
 from artgate.artworks.statistics import SIDES, Statistics, by_period, statistics, tally
 from artgate.artworks.statistics_page import COPIES, SAMPLE, render, write_page
 from artgate.artworks.statistics_table import print_table
+from artgate.artworks.text import one_line
 from artgate.errors import UserError
 
 EVIL = "\x1b]0;owned\x07\x1b[31m<script>alert(1)</script>\u202e\"'&"
@@ -68,6 +69,20 @@ def test_times_become_coarser_until_they_fit():
     assert by_period(days, 6)[0] == ("2000-01", 2)
     assert by_period(days, 3) == (("2000", 4), ("2001", 4), ("2002", 4))
     assert by_period(days, 2) == (("2001", 4), ("2002", 4))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" a\n\tb  c ", "a b c"),
+        ("\x1b[31mred\x07\x9b0m\u202e", "[31mred0m"),
+        ("x" * 300, "x" * 199 + "…"),
+        (None, ""),
+        ("\ud800\x00", ""),
+    ],
+)
+def test_a_line_that_is_shown_is_one_line_and_steers_nothing(text, shown):
+    assert one_line(text) == shown
 
 
 def test_an_empty_collection_has_statistics_a_table_and_a_page(tmp_path, capsys):
