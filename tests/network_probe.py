@@ -42,12 +42,14 @@ def probe(
     one_by_one: bool = False,
     names: dict[str, list[str]] | None = None,
     environment: dict[str, str] | None = None,
+    prelude: str = "",
     **settings: Any,
 ) -> Told:
     """Ask for addresses, in a process of its own, through all of the project's middlewares.
 
     asks: addresses, or mappings with `url`, `image`, `pause` (seconds before it) and request meta. root: where the
-    crawl keeps its cache. names: a table in place of DNS, each name with its answers in turn.
+    crawl keeps its cache. names: a table in place of DNS, each name with its answers in turn. prelude: Python
+    that the process runs first.
     """
     quick = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "RETRY_TIMES": 0, "CRAWL_ALLOW_PRIVATE": "127.0.0.1"}
     order = {
@@ -55,6 +57,7 @@ def probe(
         "asks": [{"url": ask} if isinstance(ask, str) else ask for ask in asks],
         "one_by_one": one_by_one,
         "names": names or {},
+        "prelude": prelude,
         "settings": quick | settings,
     }
     command = [sys.executable, str(Path(__file__)), json.dumps(order)]
@@ -107,6 +110,7 @@ def resolve_from(names: dict[str, list[str]]) -> None:
 def main() -> None:
     order = json.loads(sys.argv[1])
     resolve_from(order["names"])
+    exec(order["prelude"], {})
     settings = Settings()
     settings.setmodule("artcrawl.settings", priority="project")
     settings.update({"ITEM_PIPELINES": {}, "EXTENSIONS": {}, "LOG_LEVEL": "INFO"}, priority="cmdline")

@@ -58,7 +58,7 @@ def test_what_a_robots_txt_means(answered: dict[str, tuple[HostileServer, list[d
 
 
 def test_a_robots_txt_that_comes_late_is_asked_for_again(tmp_path: Path) -> None:
-    plays = {"/robots.txt": first(answer(b"", status=500), answer(b"", status=404)), "/page": PAGE}
+    plays = {"/robots.txt": first(answer(b"", status=500), answer(b"", status=404), times=3), "/page": PAGE}
     with hostile(plays) as server:
         told = probe(tmp_path, [f"{server.url}/page"], RETRY_TIMES=5, RETRY_BACKOFF_BASE=0.1)
     assert told.reasons() == [200]
@@ -74,15 +74,15 @@ def test_another_hosts_robots_txt_is_needed_after_a_redirect(tmp_path: Path) -> 
 
 
 def test_crawl_delay_is_kept_whatever_autothrottle_and_jitter_want(tmp_path: Path) -> None:
-    robots = answer(b"User-agent: *\nCrawl-delay: 0.6", "text/plain")
-    pages = [f"/page{number}" for number in range(4)]
+    robots = answer(b"User-agent: *\nCrawl-delay: 0.4", "text/plain")
+    pages = [f"/page{number}" for number in range(7)]
     with hostile({"/robots.txt": robots} | dict.fromkeys(pages, PAGE)) as server:
         asks = [server.url + page for page in pages]
         settings = {"AUTOTHROTTLE_ENABLED": True, "AUTOTHROTTLE_START_DELAY": 0.0, "EXTENSIONS": {}}
         told = probe(tmp_path, asks, **settings)
-    assert told.reasons() == [200] * 4
+    assert told.reasons() == [200] * 7
     times = sorted(server.times(page)[0] for page in pages)
-    assert all(later - earlier > 0.59 for earlier, later in itertools.pairwise(times))
+    assert all(later - earlier > 0.39 for earlier, later in itertools.pairwise(times))
 
 
 def test_a_host_that_wants_a_day_between_requests_is_given_up(tmp_path: Path) -> None:
@@ -92,3 +92,23 @@ def test_a_host_that_wants_a_day_between_requests_is_given_up(tmp_path: Path) ->
     assert told.reasons() == ["host-crawl-delay"]
     assert "asks for 86400 s between requests, the limit is 60 s" in told.outcomes[0]["detail"]
     assert server.paths() == ["/robots.txt"]
+
+
+def test_what_was_read_is_read_again_in_time(tmp_path: Path) -> None:
+    """Rules after a day; what could not be had, sooner."""
+    script = "from artcrawl.network import hostfiles as h; h.LIFETIME_SECONDS, h.AGAIN_SECONDS = 0.3, 0.1"
+    first_down = {"/robots.txt": first(answer(b"", status=500), answer(b"", status=404)), "/page": PAGE}
+    with hostile(first_down) as down, hostile({"/page": PAGE}) as steady:
+        pauses = [(down, 0), (down, 0), (down, 0.15), (steady, 0), (steady, 0.1), (steady, 0.3)]
+        asks = [{"url": f"{server.url}/page", "pause": pause} for server, pause in pauses]
+        told = probe(tmp_path, asks, one_by_one=True, prelude=script)
+    assert told.reasons() == ["robots-failed", "robots-failed", 200, 200, 200, 200]
+    assert [server.paths().count("/robots.txt") for server in (down, steady)] == [2, 2]
+
+
+def test_no_more_hosts_files_are_kept_than_the_memory_takes(tmp_path: Path) -> None:
+    script = "from artcrawl.network import hostfiles; hostfiles.MOST_HOSTS = 1"
+    with hostile({"/page": PAGE}) as one, hostile({"/page": PAGE}) as other:
+        told = probe(tmp_path, [f"{s.url}/page" for s in (one, one, other, one)], one_by_one=True, prelude=script)
+    assert told.reasons() == [200] * 4
+    assert [server.paths().count("/robots.txt") for server in (one, other)] == [2, 1]

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.http.request import NO_CALLBACK
+from scrapy.utils.datatypes import LocalCache
 from scrapy.utils.httpobj import urlparse_cached
 
 from .withheld import Withheld
@@ -19,7 +20,10 @@ T = TypeVar("T")
 
 # RFC 9309, 2.4: no copy is used for longer than a day. 2.5: at least 500 KiB are read, and we read no more.
 LIFETIME_SECONDS = 24 * 3600
+AGAIN_SECONDS = 600  # what could not be had is asked for again
 READ_BYTES = 500 * 1024
+# The first to come is forgotten first, so that images on ever more hosts do not fill the memory with their files.
+MOST_HOSTS = 500
 # Causes that the request itself would meet as well: told as they are.
 ITS_OWN = ("host-private", "bad-address", "host-down", "host-wait")
 
@@ -40,16 +44,14 @@ class HostFiles(Generic[T]):
     def __init__(self, crawler: Crawler, path: str, parse: Callable[[bytes], T], reason: str) -> None:
         self.crawler = crawler
         self.path, self.parse, self.reason = path, parse, reason
-        # All of a host waits for it.
-        self.retries = min(2, crawler.settings.getint("RETRY_TIMES"))
-        self._known: dict[str, tuple[float, asyncio.Future[T | Withheld]]] = {}
+        self._known: LocalCache[str, tuple[float, asyncio.Future[T | Withheld]]] = LocalCache(MOST_HOSTS)
 
     async def of(self, request: Request) -> T:
         """What the file of the request's host says. Raises Withheld if it cannot be had."""
         parts = urlparse_cached(request)
         origin = f"{parts.scheme}://{parts.netloc}"
-        since, _ = self._known.get(origin, (-LIFETIME_SECONDS, None))
-        if time.monotonic() - since >= LIFETIME_SECONDS:
+        since, known = self._known.get(origin, (0.0, None))
+        if known is None or time.monotonic() - since >= _lifetime(known):
             self._known[origin] = (time.monotonic(), asyncio.ensure_future(self._fetch(origin + self.path)))
         # One request that is given up must not take the file from all others.
         said = await asyncio.shield(self._known[origin][1])
@@ -58,7 +60,7 @@ class HostFiles(Generic[T]):
         return said
 
     async def _fetch(self, url: str) -> T | Withheld:
-        meta = {"artgate_host_file": True, "allow_offsite": True, "dont_cache": True, "max_retry_times": self.retries}
+        meta = {"artgate_host_file": True, "allow_offsite": True, "dont_cache": True}
         request = Request(url, callback=NO_CALLBACK, priority=1000, meta=meta)
         assert self.crawler.engine is not None
         try:
@@ -77,3 +79,8 @@ class HostFiles(Generic[T]):
         detail = f"{url} cannot be had ({cause}), so what it forbids is unknown: run again later"
         logger.warning("%s", detail)
         return Withheld(self.reason, detail)
+
+
+def _lifetime(known: "asyncio.Future[Any]") -> float:
+    failed = known.done() and isinstance(known.result(), Withheld)
+    return AGAIN_SECONDS if failed else LIFETIME_SECONDS
