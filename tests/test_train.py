@@ -105,7 +105,8 @@ def test_no_secret_is_written_down(finished):
             assert b"a" * 40 not in path.read_bytes(), path
 
 
-def test_same_seed_same_metrics_and_other_seed_others(finished, own, cache, tmp_path):
+@pytest.mark.slow
+def test_same_seed_same_metrics_to_the_last_digit(finished, own, cache, tmp_path):
     ended = run(own, cache, tmp_path / "again", "logger=none")
     assert ended.returncode == 0, ended.stderr
     once = (finished[0] / "metrics.json").read_text()
@@ -138,6 +139,7 @@ def test_multirun_goes_over_heads_and_seeds(own, cache, tmp_path):
     assert found[0]["scorer"] != found[1]["scorer"]
 
 
+@pytest.mark.slow
 def test_final_learns_from_all_and_is_measured_out_of_fold(own, cache, tmp_path):
     from artgate.scoring.training import train
 
