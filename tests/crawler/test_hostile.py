@@ -22,7 +22,7 @@ from network_probe import Told, probe
 
 MIB = 2**20
 ZEROS = bytes(48 * MIB)
-SECONDS = 1.0  # DOWNLOAD_TIMEOUT
+SECONDS = 2.0  # DOWNLOAD_TIMEOUT
 
 PLAYS = {
     "/robots.txt": answer(b"", status=404),
@@ -88,7 +88,7 @@ def test_each_ends_with_its_reason(played: tuple[HostileServer, Told], path: str
     outcomes = {outcome["url"].removeprefix(server.url): outcome for outcome in told.outcomes}
     assert outcomes[path].get("reason", outcomes[path].get("status")) == expected
     # DOWNLOAD_TIMEOUT is for the whole answer, however it drips.
-    assert outcomes[path]["seconds"] < SECONDS + 1.5
+    assert outcomes[path]["seconds"] < SECONDS + 3
 
 
 def test_they_cost_neither_the_crawl_nor_its_memory(played: tuple[HostileServer, Told]) -> None:

@@ -37,7 +37,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Hostil
     with ExitStack() as stack:
         servers = [stack.enter_context(hostile({"/robots.txt": play} | common)) for play, _ in CASES.values()]
         asks = [f"{server.url}/page/{number}" for server in servers for number in (1, 2)]
-        outcomes = probe(tmp_path_factory.mktemp("robots"), asks, DOWNLOAD_TIMEOUT=1).outcomes
+        outcomes = probe(tmp_path_factory.mktemp("robots"), asks, DOWNLOAD_TIMEOUT=2).outcomes
         return {
             case: (server, outcomes[2 * i : 2 * i + 2])
             for i, (case, server) in enumerate(zip(CASES, servers, strict=True))
