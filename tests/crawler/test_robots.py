@@ -96,10 +96,10 @@ def test_a_host_that_wants_a_day_between_requests_is_given_up(tmp_path: Path) ->
 
 def test_what_was_read_is_read_again_in_time(tmp_path: Path) -> None:
     """Rules after a day; what could not be had, sooner."""
-    script = "from artcrawl.network import hostfiles as h; h.LIFETIME_SECONDS, h.AGAIN_SECONDS = 0.3, 0.1"
+    script = "from artcrawl.network import hostfiles as h; h.LIFETIME_SECONDS, h.AGAIN_SECONDS = 1.5, 0.8"
     first_down = {"/robots.txt": first(answer(b"", status=500), answer(b"", status=404)), "/page": PAGE}
     with hostile(first_down) as down, hostile({"/page": PAGE}) as steady:
-        pauses = [(down, 0), (down, 0), (down, 0.15), (steady, 0), (steady, 0.1), (steady, 0.3)]
+        pauses = [(down, 0), (down, 0), (down, 0.9), (steady, 0), (steady, 0.1), (steady, 1.6)]
         asks = [{"url": f"{server.url}/page", "pause": pause} for server, pause in pauses]
         told = probe(tmp_path, asks, one_by_one=True, prelude=script)
     assert told.reasons() == ["robots-failed", "robots-failed", 200, 200, 200, 200]
