@@ -60,6 +60,10 @@ DOWNLOAD_HANDLERS = {
 DOWNLOAD_MAXSIZE = 8 * 2**20
 DOWNLOAD_WARNSIZE = 0
 REDIRECT_MAX_TIMES = 10
+# A page that reloads itself is no redirect.
+METAREFRESH_ENABLED = False
+# Too long addresses are counted by network/guard.py; Scrapy would drop them without a word.
+URLLENGTH_LIMIT = 0
 # List pages after each other in one crawl; 0 for no limit.
 CRAWL_MAX_PAGES = 10_000
 

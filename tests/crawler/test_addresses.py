@@ -11,7 +11,8 @@ from cryptography.x509.oid import NameOID
 from hostile_server import answer, hostile, redirect
 from network_probe import probe
 
-from artcrawl.network.addresses import allowed, is_public, literal
+from artcrawl.network.addresses import Allowed, allowed, is_public, literal
+from artcrawl.network.guard import refusal
 from artgate.errors import UserError
 
 
@@ -66,6 +67,28 @@ def test_what_the_operator_allows() -> None:
 def test_what_is_neither_host_nor_network_is_named(entry: str) -> None:
     with pytest.raises(UserError, match="CRAWL_ALLOW_PRIVATE: .* is no host name, address or network"):
         allowed([entry])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://example.org/a", None),
+        ("https://example.org:8443/a", None),
+        ("http://8.8.8.8/", None),
+        ("http://example.org:99999/", "bad-address"),
+        ("http://[bad/", "bad-address"),
+        ("http://example.org:22/", "bad-address"),
+        ("http://user@example.org/", "bad-address"),
+        ("gopher://example.org/", "bad-address"),
+        (f"http://example.org/{'a' * 8000}", "bad-address"),
+        ("http://0x7f.1/", "host-private"),
+        ("http://LOCALHOST/", "host-private"),
+        ("http://db.localhost./", "host-private"),
+    ],
+)
+def test_what_an_address_itself_tells(url: str, reason: str | None) -> None:
+    withheld = refusal(url, Allowed())
+    assert (withheld and withheld.reason) == reason
 
 
 def test_proxies_of_the_environment_are_not_used(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ PLAYS = {
     "/to-a-file": redirect("file:///etc/passwd"),
     "/to-nowhere": redirect("http://[bad/"),
     "/to-a-port": redirect("http://127.0.0.1:22/"),
+    "/to-a-mile-long": redirect("/" + "a" * 9000),
+    "/reloading": answer(b'<meta http-equiv="refresh" content="0;url=/reloading">'),
 }
 
 
@@ -81,6 +83,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[HostileServer, Tol
         ("/to-a-file", 302),
         ("/to-nowhere", "bad-address"),
         ("/to-a-port", "bad-address"),
+        ("/to-a-mile-long", "bad-address"),
+        ("/reloading", 200),
     ],
 )
 def test_each_ends_with_its_reason(played: tuple[HostileServer, Told], path: str, expected: object) -> None:

@@ -19,17 +19,25 @@ from .withheld import Withheld
 
 logger = logging.getLogger(__name__)
 
+# RFC 9110, 4.1: what everyone should take.
+MAX_URL_LENGTH = 8000
 CURE = "if you mean it, allow it: -s CRAWL_ALLOW_PRIVATE=HOST"
 
 
 def refusal(url: str, rules: Allowed) -> Withheld | None:
     """Why the address of a request may not be asked, as far as the address itself tells; or None.
 
-    Only http and https, only ports 80, 443 and those from 1024 on (others belong to other services), no name and
-    password, no address that is not public. What a name resolves to is for `GuardedResolver`.
+    No more than MAX_URL_LENGTH characters, only http and https, only ports 80, 443 and those from 1024 on (others
+    belong to other services), no name and password, no address that is not public. What a name resolves to is for
+    `GuardedResolver`.
     """
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
+    if len(url) > MAX_URL_LENGTH:
+        return Withheld("bad-address", f"the address has {len(url)} characters, the limit is {MAX_URL_LENGTH}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        return Withheld("bad-address", f"{url[:100]!r} is no address: {error}")
     if parts.scheme not in ("http", "https"):
         return Withheld("bad-address", f"scheme {parts.scheme!r} is not http or https")
     if parts.username is not None:
