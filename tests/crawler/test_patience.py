@@ -133,6 +133,18 @@ def test_a_host_that_is_down_is_left_alone_and_tried_again_later(tmp_path: Path)
     assert told.stats["artgate/host-down"] == 1
 
 
+def test_requests_can_wait_for_a_host_that_comes_back(tmp_path: Path) -> None:
+    down, page = answer(b"", status=500), answer(b"page")
+    with hostile(NO_RULES | {"/page": first(down, page, times=4)}) as server:
+        settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.4, "BREAKER_HOLD": 20}
+        told = probe(tmp_path, [f"{server.url}/page"] * 7, one_by_one=True, **settings)
+    assert told.reasons() == [500, 500, 500, 500, 200, 200, 200]
+    times = server.times("/page")
+    # Three failures, then one probe that fails, then one that does not: each after a rest.
+    assert times[3] - times[2] >= 0.39
+    assert times[4] - times[3] >= 0.39
+
+
 def test_a_host_that_says_when_to_come_back_is_not_down(tmp_path: Path) -> None:
     busy = answer(b"", status=503, Retry_After="0")
     with hostile(NO_RULES | {"/page": busy}) as server:

@@ -10,7 +10,7 @@ from scrapy.http import Response
 from scrapy.utils.httpobj import urlparse_cached
 from scrapy.utils.misc import load_object
 
-from .patience import NOT_NOW
+from .patience import NOT_NOW, nap
 from .withheld import Withheld
 
 logger = logging.getLogger(__name__)
@@ -63,13 +63,15 @@ class BreakerMiddleware:
 
     A failure is a broken or refused connection, a time limit, a name that does not resolve, a 5xx or a 408. A 429, or
     a 503 with Retry-After, is an answer: the host is up and says when. Settings: BREAKER_FAILURES (in a row),
-    BREAKER_REST (seconds).
+    BREAKER_REST (seconds), BREAKER_HOLD (seconds that a request waits for an open breaker before it fails; other hosts
+    may have to wait with it, as it takes one of CONCURRENT_REQUESTS).
     """
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
         self.limit = crawler.settings.getint("BREAKER_FAILURES")
         self.rest = crawler.settings.getfloat("BREAKER_REST")
+        self.hold = crawler.settings.getfloat("BREAKER_HOLD")
         # Classes, or their names: what Scrapy itself retries.
         self.network_errors = tuple(load_object(error) for error in crawler.settings.getlist("RETRY_EXCEPTIONS"))
         self.breakers: dict[str, Breaker] = {}
@@ -79,15 +81,18 @@ class BreakerMiddleware:
         """Called by Scrapy."""
         return cls(crawler)
 
-    def process_request(self, request: Request) -> None:
-        """Raise Withheld while the host is left alone."""
+    async def process_request(self, request: Request) -> None:
+        """Raise Withheld while the host is left alone, if that lasts."""
         host = urlparse_cached(request).netloc
         breaker = self.breakers.setdefault(host, Breaker(self.limit, self.rest))
-        if not breaker.admit(time.monotonic()):
-            raise Withheld(
-                "host-down",
-                f"{host} failed {breaker.failures} times in a row, the limit is {self.limit}: run again later",
-            )
+        until = time.monotonic() + self.hold
+        while not breaker.admit(time.monotonic()):
+            if time.monotonic() >= until:
+                raise Withheld(
+                    "host-down",
+                    f"{host} failed {breaker.failures} times in a row, the limit is {self.limit}: run again later",
+                )
+            await nap(until - time.monotonic(), self.crawler)
         request.meta["artgate_admitted"] = True
 
     def process_response(self, request: Request, response: Response) -> Response:

@@ -46,9 +46,7 @@ class PatienceMiddleware:
         host = urlparse_cached(request).netloc
         own = time.monotonic() + self._backoff(request)
         while (wait := max(own, self.resume_at.get(host, 0)) - time.monotonic()) > 0:
-            if self._is_ending():
-                raise Withheld("host-wait", "the crawl ended while this waited for its turn")
-            await asyncio.sleep(min(wait, NAP_SECONDS))
+            await nap(wait, self.crawler)
 
     async def process_response(self, request: Request, response: Response) -> Response:
         """Note when the host may be asked again; end the crawl if that is too far off."""
@@ -73,10 +71,6 @@ class PatienceMiddleware:
         request.meta["artgate_waited_for"] = retry
         return random.uniform(0, backoff_ceiling(retry, self.backoff_base, self.backoff_limit))
 
-    def _is_ending(self) -> bool:
-        slot = self.crawler.engine._slot if self.crawler.engine is not None else None
-        return not self.crawler.crawling or slot is None or slot.closing is not None
-
     def _end_crawl(self) -> None:
         engine = self.crawler.engine
         if engine is not None and not getattr(self, "ending", None):
@@ -86,6 +80,14 @@ class PatienceMiddleware:
     def _count(self, name: str) -> None:
         if self.crawler.stats is not None:
             self.crawler.stats.inc_value(name)
+
+
+async def nap(seconds: float, crawler: Crawler) -> None:
+    """Wait for so long, or for NAP_SECONDS if that is shorter. Raises Withheld if the crawl is to end."""
+    slot = crawler.engine._slot if crawler.engine is not None else None
+    if not crawler.crawling or slot is None or slot.closing is not None:
+        raise Withheld("host-wait", "the crawl ended while this waited for its turn")
+    await asyncio.sleep(min(seconds, NAP_SECONDS))
 
 
 def backoff_ceiling(retry: int, base: float, limit: float) -> float:
