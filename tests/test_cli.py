@@ -83,6 +83,16 @@ def test_scores_are_json_lines_where_there_is_no_terminal(artgate, sample, score
     assert written["score"] == pytest.approx(lines[1]["score"], abs=1e-5)
 
 
+def test_a_folder_that_cannot_be_made_is_one_message(artgate, sample, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, out, err = artgate("import", "folder", sample.root / "images", tmp_path / "file" / "collection")
+    assert (status, out) == (2, "")
+    assert err == (
+        f"error: {tmp_path / 'file' / 'collection' / 'images'}: Not a directory: "
+        "check the path, the access to it and the room on its disk\n"
+    )
+
+
 def test_features_are_written_for_every_artwork(artgate, sample, scorer, tmp_path):
     out = tmp_path / "features.npz"
     status, told, _ = artgate("embed", sample.root, "--out", out, "--scorer", scorer, "--cache", tmp_path / "cache")
@@ -97,6 +107,12 @@ def test_features_are_written_for_every_artwork(artgate, sample, scorer, tmp_pat
     [
         (["score", "no/such/file.png"], "no/such/file.png does not exist"),
         (["score", __file__, "--scorer", "no/scorer"], "no/scorer"),
+        (["score", "."], ". holds 0 PNG, JPEG or WebP files"),
+        (["score", __file__, "--out", "no/such/scores.jsonl"], "the folder no/such does not exist; make it first"),
+        (["score", __file__, "--out", "/"], "cannot write /: it is a folder; name a file in it"),
+        (["embed", "no/such/folder", "--out", "features"], "features ends in '': name a file that ends in .npz"),
+        (["embed", "no/such/folder", "--out", "no/such/features.npz"], "the folder no/such does not exist"),
+        (["label", "consensus", "no/such/folder"], "`artgate label import`"),
         (["duplicates", "no/such/folder"], "no/such/folder"),
         (["gallery", "no/such/batch"], "no/such/batch"),
         (["label", "import", "no.json", "no/such/folder"], "no/such/folder"),

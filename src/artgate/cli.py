@@ -43,7 +43,7 @@ class Method(StrEnum):
 
 @exits_cleanly
 def main() -> None:
-    """The console script: every `UserError` is one message on stderr and exit status 2."""
+    """The console script: bad input ends with one message on stderr and exit status 2."""
     app()
 
 
@@ -95,8 +95,13 @@ def score(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]} does not exist ({len(missing)} such): check the path")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist; make it first")
+    if out is not None:
+        _check_writable(out)
+    from artgate.artworks.importers import image_files
+
+    empty = [path for path in paths if path.is_dir() and not image_files(path)]
+    if empty:
+        raise UserError(f"{empty[0]} holds 0 PNG, JPEG or WebP files ({len(empty)} such folders): check the path")
     from artgate.scoring.files import score_files
     from artgate.scoring.scorer import Scorer, default_scorer_path
 
@@ -121,7 +126,11 @@ def embed(
 ) -> None:
     """Write the features that a scorer's encoder gives to each artwork of a Collection."""
     from artgate.artworks.collection import Collection
+    from artgate.artworks.files import replacing
 
+    if out.suffix != ".npz":
+        raise UserError(f"{out} ends in {out.suffix!r}: name a file that ends in .npz")
+    _check_writable(out)
     artworks = Collection(collection)
     import numpy as np
 
@@ -131,7 +140,8 @@ def embed(
     encoder = Scorer.load(scorer or default_scorer_path()).encoder
     image_ids = [artwork.image_id for artwork in artworks]
     features = extract_features(artworks, encoder, image_ids, cache)
-    np.savez(out, image_ids=np.array(image_ids), features=features, fingerprint=np.array(encoder.fingerprint))
+    with replacing(out) as file:
+        np.savez(file, image_ids=np.array(image_ids), features=features, fingerprint=np.array(encoder.fingerprint))
     typer.echo(f"{features.shape[0]} x {features.shape[1]} features of {encoder.name} in {out}")
 
 
@@ -174,6 +184,14 @@ def label_consensus(
     grades = consensus(read_votes(collection), method.value)
     path = grades.save(collection)
     typer.echo(f"{len(grades)} graded artworks in {path}")
+
+
+def _check_writable(out: Path) -> None:
+    """Complain now of a file that could not be written once all is computed."""
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist; make it first")
+    if out.is_dir():
+        raise UserError(f"cannot write {out}: it is a folder; name a file in it")
 
 
 def _echo(line: dict[str, Any]) -> bool:

@@ -16,15 +16,23 @@ class UserError(Exception):
 
 
 def exits_cleanly(main: Callable[P, R]) -> Callable[P, R]:
-    """Wrap an entry point: a `UserError` becomes one message on stderr and exit status 2."""
+    """Wrap an entry point: a `UserError`, or a file that cannot be used, becomes one message and exit status 2."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # A message may quote what came from outside, which must not steer the terminal.
-            print(f"error: {clean_text(str(error))}", file=sys.stderr)
-            raise SystemExit(2) from None
+            told = str(error)
+        except OSError as error:
+            told = _of_a_file(error)
+        # A message may quote what came from outside, which must not steer the terminal.
+        print(f"error: {clean_text(told)}", file=sys.stderr)
+        raise SystemExit(2)
 
     return wrapped
+
+
+def _of_a_file(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}: check the path, the access to it and the room on its disk"

@@ -56,7 +56,7 @@ class Vote:
 
 def read_votes(path: Path | str) -> list[Vote]:
     """Votes of a collection folder (or of a .jsonl file named directly); UserError names a bad line and its value."""
-    cure = "pull votes from Label Studio, or write one JSON a line there"
+    cure = "read a Label Studio export with `artgate label import`, or write one JSON a line there"
     return read_records(records_file(path, FILE_NAME), _parse, cure)
 
 
