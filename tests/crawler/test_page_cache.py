@@ -52,6 +52,16 @@ def test_what_has_changed_failed_or_is_an_image_is_asked_for_as_ever(tmp_path: P
     }
 
 
+def test_failures_are_never_kept(tmp_path: Path) -> None:
+    down = answer(b"", status=503, Cache_Control="max-age=3600")
+    with hostile(
+        NO_RULES | {"/page": first(down, answer(b"page")), "/gone": answer(b"", status=404, ETag='"1"')}
+    ) as server:
+        told = probe(tmp_path, [f"{server.url}/page", f"{server.url}/gone"], RETRY_TIMES=1, RETRY_BACKOFF_BASE=0)
+    assert told.reasons() == [200, 404]
+    assert pages(tmp_path) == []
+
+
 def pages(root: Path) -> list[tuple]:
     with sqlite3.connect(root / "crawl" / "pages.sqlite") as connection:
         return connection.execute("SELECT status, headers, length(body), at FROM pages ORDER BY at").fetchall()

@@ -40,6 +40,10 @@ class AskAgainPolicy(RFC2616Policy):
     (Scrapy's policy takes a page that was last changed a year ago as fresh for a month: new artworks would be missed.)
     """
 
+    def should_cache_response(self, response: Response, request: Request) -> bool:
+        """Whole answers of status 200 only: a 503 that may be kept for a minute would be retried against the cache."""
+        return response.status == 200 and not response.flags and super().should_cache_response(response, request)
+
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         """Whether the page may be taken unasked; if not, the request is made conditional."""
         stated = b"max-age" in parse_cachecontrol(cachedresponse.headers.get("Cache-Control") or b"")
