@@ -1,0 +1,195 @@
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from gallery_server import Source, Synthetic, serving_source, write_dump
+
+from artcrawl.archives import Archive
+from artcrawl.spiders.diffusiondb import DiffusionDBSpider, part_path, read_rows
+from artgate.artworks.collection import Collection
+from artgate.artworks.decode import Refused
+from artgate.artworks.files import read_lines
+from artgate.errors import UserError
+
+PICTURES = Synthetic(20)
+ORIGIN = "https://huggingface.co/datasets/poloclub/diffusiondb/resolve/main"
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """Three parts of 8, 8 and 4; picture 3 and a prompt are not safe, a user has deleted picture 5, and one all."""
+    images = [0.05] * 3 + [0.9] + [0.05] * 16
+    prompts = [0.01] * 9 + [0.5] + [0.01] * 10
+    users = [f"{n % 5:064x}" for n in range(20)]
+    users[5], users[6] = None, "deleted_account"
+    columns = {"image_nsfw": pa.array(images, pa.float32()), "prompt_nsfw": pa.array(prompts, pa.float32())}
+    return write_dump(tmp_path / "dump", PICTURES, 8, {**columns, "user_name": users})
+
+
+@pytest.mark.slow
+def test_a_local_dump_is_collected_with_what_its_table_says(dump, crawl_with, crawled, log) -> None:
+    assert crawl_with("diffusiondb", {"base": dump, "parts": "1-3"}).returncode == 0
+    collection = Collection(crawled)
+    assert sorted(artwork.provenance.seed for artwork in collection) == [n for n in range(20) if n not in (3, 5, 9)]
+    for artwork in collection:
+        n, told = artwork.provenance.seed, artwork.provenance
+        assert collection.path(artwork).read_bytes() == PICTURES.data(n)
+        assert told.image_url == f"{ORIGIN}/images/part-{1 + n // 8:06d}.zip#{told.source_id}"
+        assert (told.source, told.licence, told.http_status) == ("diffusiondb", "CC0-1.0", None)
+        assert told.creator == (None if n == 6 else f"{n % 5:064x}")
+        assert (told.prompt, told.steps, told.guidance) == (f"picture {n}, in oil", 50, 7.0)
+        assert told.parameters["created_at"] == "2022-08-11T09:05:00+00:00"
+        assert told.parameters["image_nsfw"] == pytest.approx(0.05)
+    samplers = [artwork.provenance.sampler for artwork in collection if artwork.provenance.seed in (0, 7, 8)]
+    assert samplers == ["ddim", "k_lms", "others"]
+    drops = read_lines(crawled / "drops.jsonl")
+    assert sorted(drop["reason"] for drop in drops) == ["nsfw", "nsfw", "withdrawn"]
+    assert "'finish_reason': 'finished'" in log()
+    # Local files stay, and nothing is left beside them.
+    assert len(list(dump.rglob("*.zip"))) == 3
+    assert not list(crawled.rglob("*.zip*"))
+
+
+def downloads(root: Path) -> set[str]:
+    return {path.name for path in (root / "crawl/downloads").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_mirror_is_fetched_in_pieces_and_a_copy_on_the_disk_is_the_same(dump, crawl_with, crawled, log) -> None:
+    source = Source(PICTURES, dump=dump)
+    with serving_source(source) as server:
+        arguments = {"base": f"{server.url}/dump", "parts": "1-2", "target": 9}
+        assert crawl_with("diffusiondb", arguments).returncode == 0
+        assert len(Collection(crawled)) == 9
+        # The part that is not done stays for the next crawl, and the table for all.
+        assert {path.name for path in (crawled / "crawl/downloads").iterdir()} == {
+            "part-000002.zip",
+            "metadata.parquet",
+        }
+        source.calls.clear()
+        assert crawl_with("diffusiondb", arguments | {"target": ""}).returncode == 0
+        assert {call.path for call in source.calls} == set()
+    assert len(Collection(crawled)) == 13
+    assert downloads(crawled) == {"metadata.parquet"}
+    assert next(iter(Collection(crawled))).provenance.parameters["mirror"] == f"{server.url}/dump"
+    # The same images from the disk are held already; only the third part is new.
+    assert crawl_with("diffusiondb", {"base": dump, "parts": "1-3"}).returncode == 0
+    assert len(Collection(crawled)) == 17
+    assert log.stat("artgate/kept") == 4
+
+
+@pytest.mark.slow
+def test_downloads_go_on_by_ranges_where_they_were_cut(tmp_path, crawl_with, crawled) -> None:
+    """Of a part of 12 MB the first 5 are on the disk already."""
+    noisy = Noise(4)
+    dump = write_dump(tmp_path / "dump", noisy, 4)
+    part = dump / "images/part-000001.zip"
+    assert part.stat().st_size > 12 * 2**20
+    partial = crawled / "crawl/downloads/part-000001.zip.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(part.read_bytes()[: 5 * 2**20])
+    source = Source(noisy, dump=dump)
+    with serving_source(source) as server:
+        crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
+    ranges = [call.headers["Range"] for call in source.calls if call.path.endswith(".zip")]
+    assert ranges[0] == f"bytes={5 * 2**20}-{13 * 2**20 - 1}"
+    assert len(Collection(crawled)) == 4
+
+
+class Noise(Synthetic):
+    def data(self, number: int) -> bytes:
+        import io
+
+        import numpy as np
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(number).integers(0, 256, (1024, 1024, 3), np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+
+@pytest.mark.slow
+def test_parts_that_are_missing_damaged_or_unpacked(dump, crawl_with, crawled) -> None:
+    (dump / part_path("2m", 1)).write_bytes(b"PK nothing")
+    second = dump / part_path("2m", 2)
+    with zipfile.ZipFile(second) as archive:
+        archive.extractall(second.with_suffix(""))
+    second.unlink()
+    (dump / part_path("2m", 3)).unlink()
+    crawl_with("diffusiondb", {"base": dump, "parts": "1-3"})
+    assert len(Collection(crawled)) == 7
+    reasons = {drop["page_url"][-10:-4]: drop["reason"] for drop in read_lines(crawled / "drops.jsonl")}
+    assert reasons["000001"] == "unpack-failed"
+    assert reasons["000003"] == "no-part"
+    # The damaged part is looked at again by the next crawl.
+    write_dump(dump.parent / "again", PICTURES, 8)
+    crawl_with("diffusiondb", {"base": dump.parent / "again", "parts": "1-3"})
+    assert len(Collection(crawled)) == 15
+
+
+def test_what_is_not_diffusiondbs_table_is_named(tmp_path) -> None:
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(UserError, match="is not DiffusionDB's table"):
+        read_rows(tmp_path / "metadata.parquet", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"base": "nowhere"}, "base 'nowhere' is neither a web address nor a folder with metadata.parquet"),
+        ({"subset": "small"}, "subset 'small' is not one of 2m, large"),
+        ({"parts": "0-3"}, "'0-3' is not a range in [1, 2000]"),
+        ({"parts": "5-3"}, "'5-3' is not a range"),
+        ({"parts": "1999-2001"}, "is not a range in [1, 2000]"),
+        ({"max_image_nsfw": "low"}, "max_image_nsfw 'low' is not a number"),
+    ],
+)
+def test_wrong_arguments_are_named_with_the_cure(tmp_path, arguments, message) -> None:
+    with pytest.raises(UserError) as raised:
+        DiffusionDBSpider(**{"collection": str(tmp_path / "c"), **arguments})
+    assert message in str(raised.value)
+
+
+def test_where_the_parts_lie() -> None:
+    assert part_path("2m", 7) == "images/part-000007.zip"
+    assert part_path("large", 10_000) == "diffusiondb-large-part-1/part-010000.zip"
+    assert part_path("large", 10_001) == "diffusiondb-large-part-2/part-010001.zip"
+
+
+@pytest.mark.parametrize("name", ["../up.png", "/etc/passwd", "a\\..\\b.png", "C:x.png", "a/../../b.png", " "])
+def test_members_whose_names_lead_out_are_refused(tmp_path, name) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(Refused) as refused:
+        Archive(tmp_path / "a.zip").read(name, 100)
+    assert refused.value.reason == "bad-name"
+
+
+def test_bombs_and_lies_about_sizes_are_refused(tmp_path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big.png", bytes(50 * 2**20))
+        archive.writestr("lie.png", bytes(1000))
+        archive.writestr("good.png", b"good")
+    # The header of lie.png says 4 bytes; its thousand zeros are then not read beyond these.
+    data = path.read_bytes()
+    at = data.rindex(b"lie.png") - 46
+    assert data[at : at + 4] == b"PK\x01\x02"
+    path.write_bytes(data[: at + 24] + (4).to_bytes(4, "little") + data[at + 28 :])
+    archive = Archive(path)
+    reasons = {}
+    for name in ("big.png", "lie.png", "none.png"):
+        with pytest.raises(Refused) as refused:
+            archive.read(name, 2**20)
+        reasons[name] = refused.value.reason
+    assert reasons == {"big.png": "too-many-bytes", "lie.png": "damaged", "none.png": "no-such-member"}
+    assert archive.read("good.png", 4) == b"good"
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x05\x06", b"no zip at all" * 100, b"PK\x05\x06" + b"\xff" * 18])
+def test_what_is_no_archive_is_said_to_be_none(tmp_path, data) -> None:
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="is not a zip archive"):
+        Archive(tmp_path / "a.zip")
