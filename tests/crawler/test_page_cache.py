@@ -1,5 +1,6 @@
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,18 @@ def test_a_damaged_cache_costs_nothing_but_itself(tmp_path: Path) -> None:
         assert probe(tmp_path, [f"{server.url}/page"]).reasons() == [200]
         file.write_bytes(b"no database at all" * 1000)
         assert probe(tmp_path, [f"{server.url}/page"]).reasons() == [200]
+    assert len(pages(tmp_path)) == 1
+
+
+def test_a_cache_that_another_crawl_holds_is_left_alone(tmp_path: Path) -> None:
+    with hostile(NO_RULES | {"/page": unchanged(b"page")}) as server:
+        probe(tmp_path, [f"{server.url}/page"])
+        with closing(sqlite3.connect(tmp_path / "crawl" / "pages.sqlite", isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            told = probe(tmp_path, [f"{server.url}/page"])
+    assert told.reasons() == [200]
+    assert "this crawl goes without" in told.log
     assert len(pages(tmp_path)) == 1
 
 

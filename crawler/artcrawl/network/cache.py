@@ -74,13 +74,12 @@ class SqlitePageStorage:
         """Open the spider's cache."""
         self.fingerprinter = spider.crawler.request_fingerprinter
         path = Path(getattr(spider, "collection_root")) / "crawl" / "pages.sqlite"  # noqa: B009 - not a Spider's own
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.pages = _open(path)
-        except sqlite3.DatabaseError as error:
-            logger.warning("%s is damaged (%s) and begun anew", path, error)
-            path.unlink()
-            self.pages = _open(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.pages = _open_or_renew(path)
+        except (OSError, sqlite3.OperationalError) as error:  # read-only, or another crawl's at the moment
+            logger.warning("%s cannot be used (%s): this crawl goes without", path, error)
+            self.pages = _open(":memory:")
 
     def close_spider(self, spider: Spider) -> None:
         """Drop what is too old or too much, and close."""
@@ -124,7 +123,19 @@ class SqlitePageStorage:
             return None
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open_or_renew(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        logger.warning("%s is damaged (%s) and begun anew", path, error)
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open(path)
+
+
+def _open(path: Path | str) -> sqlite3.Connection:
     pages = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     try:
         # What a power cut takes from a cache is no loss.
