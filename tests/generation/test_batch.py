@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,27 @@ def test_a_ledger_with_a_hole_is_refused(tmp_path: Path):
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(UserError, match="line 1 tells of candidate 1 instead of 0"):
         Batch(tmp_path, {"target": 4})
+
+
+def test_a_ledger_line_of_no_known_status_is_refused(tmp_path: Path):
+    run(tmp_path, SCORE, target=4)
+    ledger = tmp_path / "candidates.jsonl"
+    ledger.write_text(ledger.read_text().replace('"status"', '"state"', 1))
+    with pytest.raises(UserError, match="line 1 has status None, which is not one of accepted, rejected, failed"):
+        Batch(tmp_path, {"target": 4})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b'{"seed', "is damaged (Unterminated string"), (b"\xff", "is damaged ('utf-8'"), (b"[]", "no JSON object")],
+)
+def test_a_damaged_record_of_the_configuration_is_refused_and_kept(tmp_path: Path, content: bytes, told: str):
+    run(tmp_path, SCORE, target=4)
+    config, ledger = tmp_path / "config.json", (tmp_path / "candidates.jsonl").read_bytes()
+    config.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{config} ") + ".*" + re.escape(told)):
+        Batch(tmp_path, {"target": 4})
+    assert config.read_bytes() == content and (tmp_path / "candidates.jsonl").read_bytes() == ledger
 
 
 def test_a_start_that_failed_leaves_no_folder(tmp_path: Path):

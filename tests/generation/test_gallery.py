@@ -272,6 +272,13 @@ def test_a_folder_that_is_no_batch_is_refused(tmp_path):
         write_gallery(tmp_path)
 
 
+def test_a_damaged_summary_is_told_of(tmp_path):
+    batch(tmp_path, [line(0, score=1.0)], summary=None)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"summary.json is damaged \(.*: restore it"):
+        write_gallery(tmp_path)
+
+
 def test_writing_again_replaces_the_page_and_leaves_nothing_else(mixed):
     before = write_gallery(mixed).read_text()
     names = sorted(path.name for path in Path(mixed).iterdir())

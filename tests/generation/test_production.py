@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,14 @@ def test_a_changed_setting_changed_weights_or_changed_words_are_refused(
     assert (root / "candidates.jsonl").read_bytes() == before
     words.write_text("frog\ncat\n")
     assert run(root, "target=3", *settings, f"scorer={own}")["accepted"] == 3
+
+
+def test_a_batch_that_lost_the_record_of_its_models_is_refused(run: Run, batch: Path, threshold: str, tmp_path: Path):
+    copy = shutil.copytree(batch, tmp_path / "batch")
+    (copy / "models.json").unlink()
+    with pytest.raises(UserError, match=r"models.json is missing: restore it, or give another batch_dir"):
+        run(copy, "target=6", threshold)
+    assert (copy / "candidates.jsonl").read_bytes() == (batch / "candidates.jsonl").read_bytes()
 
 
 def test_a_complete_batch_is_told_of_at_once_without_loading_models(batch: Path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from artgate.scoring.scorer import Score
 
 CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
+STATUSES = ("accepted", "rejected", "failed")
 # What may change between two runs on one folder: the ledger only grows longer by it.
 MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds")
 
@@ -55,7 +56,7 @@ class Batch:
         self._lock = _hold(root)
         try:
             repair_lines(root / LEDGER)
-            self.lines: list[Line] = _ledger(root)
+            self.lines: list[Line] = read_ledger(root)
             self.accepted = sum(line["status"] == "accepted" for line in self.lines)
             self._settle_config(json.loads(json.dumps(config)))
         except BaseException:
@@ -83,13 +84,43 @@ class Batch:
     def _settle_config(self, config: dict[str, Any]) -> None:
         kept = self.root / CONFIG
         if kept.exists() and self.lines:
-            _refuse_other(json.loads(kept.read_text()), config, self.root)
+            _refuse_other(read_json(kept), config, self.root)
         # Hidden: the lock, and what a killed write left.
         others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
         if not kept.exists() and others:
             raise UserError(f"{self.root} holds {others[0]} and is no batch folder: give another batch_dir")
         sweep_temporaries(self.root)
         write_atomic(kept, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_ledger(root: Path) -> list[Line]:
+    """The lines of a batch's ledger; UserError where it was changed by hand."""
+    lines = read_lines(root / LEDGER)
+    for number, line in enumerate(lines):
+        if line.get("index") != number:
+            told = f"tells of candidate {line.get('index')} instead of {number}"
+        elif line.get("status") not in STATUSES:
+            told = f"has status {line.get('status')!r}, which is not one of {', '.join(STATUSES)}"
+        else:
+            continue
+        raise UserError(
+            f"{root / LEDGER}, line {number + 1} {told}: the ledger was changed by hand; restore it, or give another "
+            "batch_dir"
+        )
+    return lines
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file of a batch holds; UserError where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: restore it, or give another batch_dir") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it, or give another batch_dir") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds {found!r} and no JSON object: restore it, or give another batch_dir")
+    return found
 
 
 def produce(
@@ -195,17 +226,6 @@ def _hold(root: Path) -> FileLock:
     except OSError as error:
         raise UserError(f"batch_dir {root} cannot be written ({error}): give another batch_dir") from None
     return lock
-
-
-def _ledger(root: Path) -> list[Line]:
-    lines = read_lines(root / LEDGER)
-    for number, line in enumerate(lines):
-        if line.get("index") != number:
-            raise UserError(
-                f"{root / LEDGER}, line {number + 1} tells of candidate {line.get('index')} instead of {number}: the "
-                "ledger was changed by hand; restore it, or give another batch_dir"
-            )
-    return lines
 
 
 def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:

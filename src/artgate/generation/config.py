@@ -1,5 +1,6 @@
 """What `generate.py` can be told: the whole configuration and its limits, checked before anything heavy is loaded."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,8 @@ class GenerateConfig:
         for key in ("target", "max_candidates", "max_failures"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")
+        if not 0 <= self.progress_seconds < math.inf:
+            raise UserError(f"progress_seconds {self.progress_seconds} is outside [0, inf): give 5, say")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed {self.seed} is outside [0, 2^63): give a whole number of at least 0")
         if self.max_candidates < max(self.target, self.gate.of):

@@ -5,7 +5,6 @@ The page stands alone: thumbnails are inside it, full files are linked by relati
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ import yaml
 from jinja2 import Environment
 from PIL import Image
 
-from artgate.artworks.files import read_lines, write_atomic
+from artgate.artworks.files import write_atomic
 from artgate.artworks.page import environment, thumbnail
 from artgate.errors import UserError
-from artgate.generation.batch import LEDGER
+from artgate.generation.batch import LEDGER, read_json, read_ledger
 from artgate.generation.production import SUMMARY
 
 GALLERY = "gallery.html"
@@ -37,15 +36,15 @@ Line = Mapping[str, Any]
 def write_gallery(batch_dir: Path | str) -> Path:
     """Write `gallery.html` of a batch folder, atomically, from its ledger, summary and pictures; returns its path.
 
-    Raises UserError where there is no ledger. A missing summary only leaves out what it tells; a missing or broken
-    picture leaves its place empty.
+    Raises UserError where there is no ledger, or a damaged ledger or summary. A missing summary only leaves out what it
+    tells; a missing or broken picture leaves its place empty.
     """
     root = Path(batch_dir)
     if not (root / LEDGER).is_file():
         raise UserError(f"{root} holds no {LEDGER}: give the folder of a generate.py run")
     summary_file = root / SUMMARY
-    summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
-    page = render(root, read_lines(root / LEDGER), summary)
+    summary = read_json(summary_file) if summary_file.is_file() else {}
+    page = render(root, read_ledger(root), summary)
     write_atomic(root / GALLERY, page)
     return root / GALLERY
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def load_components(config: DiffusionConfig) -> tuple[Any, torch.device, str]:
     dtype = dtype_of("diffusion.dtype", config.dtype, device)
     folder = checkpoint_folder(config.model, config.revision, config.variant, config.download_gb or None)
     lora = lora_file(config.lora, config.lora_weight_name) if config.lora else None
-    with _no_progress_bars():
+    with _quietly():
         pipeline = _load_pipeline(folder, variant_of(folder, config.variant), dtype)
         fingerprint = _digest(pipeline, dtype, lora, config.lora_scale)
         if lora:
@@ -103,15 +104,18 @@ def _settings(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Loading is one line of ours, not six bars of theirs."""
+def _quietly() -> Iterator[None]:
+    """Loading is one line of ours, not six bars of theirs, nor their advice on an argument of ours."""
     libraries = [
         module for module in (diffusers.utils.logging, transformers.utils.logging) if module.is_progress_bar_enabled()
     ]
     for library in libraries:
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # The oldest diffusers that will do knows no other name for it
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            yield
     finally:
         for library in libraries:
             library.enable_progress_bar()

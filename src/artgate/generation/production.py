@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
 from artgate.config import validated
 from artgate.errors import UserError
-from artgate.generation.batch import Batch, produce, whole_groups
+from artgate.generation.basemap import build_basemap
+from artgate.generation.batch import Batch, produce, read_json, whole_groups
 from artgate.generation.config import GenerateConfig
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import build_gate
@@ -64,7 +65,7 @@ def remake(sidecar: Path) -> bytes:
     from artgate.generation.records import png
     from artgate.generation.stages import load_stages, outcomes
 
-    told = json.loads(sidecar.read_text())
+    told = read_json(sidecar)
     stages = load_stages(validated(GenerateConfig, told["config"]))
     _refuse_other_models(stages.models, told["models"], str(sidecar))
     (outcome,) = outcomes(stages, [Candidate(**told["candidate"])])
@@ -138,7 +139,7 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     """Write the summary and the gallery, and tell where they are."""
     from artgate.generation.gallery import write_gallery
 
-    models = json.loads((batch.root / MODELS).read_text())
+    models = read_json(batch.root / MODELS)
     summary = summarise(batch.lines, read_lines(batch.root / SESSIONS), asdict(settings), models)
     write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     gallery = write_gallery(batch.root)
@@ -167,6 +168,7 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
     """Complain now of what would otherwise be told of once torch is loaded."""
     validated(DiffusionConfig, settings.diffusion, "diffusion")
     validated(UpscalerConfig, settings.upscaler, "upscaler")
+    build_basemap(settings.basemap, width=8, height=8)
     if settings.scorer is not None and not (Path(settings.scorer).expanduser() / "scorer.json").is_file():
         raise UserError(
             f"scorer {settings.scorer} is not the folder of a scorer (it has no scorer.json): give one that train.py "
@@ -202,8 +204,8 @@ def _check_stream(batch: Batch, source: CandidateSource) -> None:
 
 def _settle_models(batch: Batch, models: dict[str, Any]) -> None:
     path = batch.root / MODELS
-    if batch.lines and path.exists():
-        _refuse_other_models(models, json.loads(path.read_text()), str(batch.root))
+    if batch.lines:
+        _refuse_other_models(models, read_json(path), str(batch.root))
     write_atomic(path, json.dumps(models, indent=2) + "\n")
 
 

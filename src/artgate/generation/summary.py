@@ -1,11 +1,9 @@
 """What a batch cost and gave: the figures of `summary.json`, out of the ledger and the log of sessions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 STAGES = ("load", "denoise", "decode", "score", "upscale", "save")
-Z_95 = 1.959963984540054
 
 
 def summarise(
@@ -47,10 +45,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % confidence interval of a share, (0, 1) of no trials. Source: Wilson 1927, without continuity correction."""
     if trials == 0:
         return 0.0, 1.0
-    share, spread = successes / trials, Z_95**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # takes a moment, at the end of a run alone
+
+    low, high = binomtest(successes, trials).proportion_ci(0.95, "wilson")
+    return float(low), float(high)
 
 
 def _total(entries: Sequence[Mapping[str, Any]], stage: str) -> float:
