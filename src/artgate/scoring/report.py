@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
@@ -74,7 +75,7 @@ def write_pictures(
 
 def confusion_figure(graded: np.ndarray, predicted: np.ndarray) -> Figure:
     """Counts of people's grade (rows) against the scorer's (columns)."""
-    counts = confusion_counts(graded, predicted)
+    counts = confusion_matrix(graded, predicted, labels=range(len(GRADES)))
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(1, keepdims=True).clip(1)
@@ -87,13 +88,6 @@ def confusion_figure(graded: np.ndarray, predicted: np.ndarray) -> Figure:
     axes.set_yticks(range(len(GRADES)), GRADES)
     axes.set(xlabel="scorer", ylabel="people", title=f"{counts.sum()} artworks")
     return figure
-
-
-def confusion_counts(graded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(K, K): rows are people's grades, columns the scorer's."""
-    counts = np.zeros((len(GRADES), len(GRADES)), dtype=int)
-    np.add.at(counts, (graded, predicted), 1)
-    return counts
 
 
 def reliability_figure(probabilities: np.ndarray, graded: np.ndarray) -> Figure:

@@ -10,6 +10,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.duplicates import group_artworks
 from artgate.artworks.files import write_atomic
@@ -99,27 +103,20 @@ def leakage_groups(artworks: Sequence[Artwork], by: Sequence[str], radius: int) 
         labels.append([artwork.provenance.creator or None for artwork in artworks])
     component = _components(len(artworks), labels)
     names: dict[int, str] = {}
-    for artwork, root in zip(artworks, component, strict=True):
-        names[root] = min(names.get(root, artwork.image_id), artwork.image_id)
-    return {artwork.image_id: names[root] for artwork, root in zip(artworks, component, strict=True)}
+    for artwork, number in zip(artworks, component, strict=True):
+        names[number] = min(names.get(number, artwork.image_id), artwork.image_id)
+    return {artwork.image_id: names[number] for artwork, number in zip(artworks, component, strict=True)}
 
 
 def _components(count: int, labels: Iterable[Sequence[Hashable]]) -> list[int]:
-    """Join rows that share a label (None joins nothing), by union-find; a row's component is its root's row."""
-    parent = list(range(count))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
+    """The number of each row's component, where rows that share a label are joined (None joins nothing)."""
+    edges: list[tuple[int, int]] = []
     for column in labels:
         first: dict[Hashable, int] = {}
-        for row, label in enumerate(column):
-            if label is not None:
-                parent[root(row)] = root(first.setdefault(label, row))
-    return [root(row) for row in range(count)]
+        edges += [(row, first.setdefault(label, row)) for row, label in enumerate(column) if label is not None]
+    rows, others = np.array(edges, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), dtype=bool), (rows, others)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
 
 
 def _draw(seed: int, group: str) -> bytes:
