@@ -1,0 +1,232 @@
+import asyncio
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from gallery_server import BASE_MODELS, Faults, Source, Synthetic, serving_source
+
+from artcrawl.ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
+from artcrawl.pages import Page, Quotas
+from artcrawl.progress import duration, line
+from artgate.artworks.collection import Collection
+from artgate.artworks.files import append_lines, read_lines
+
+KEY = {"CIVITAI_API_KEY": Source.key}
+CIVITAI = {"sorts": "Newest", "periods": "AllTime", "base_models": ",".join(BASE_MODELS)}
+
+
+def test_pages_that_are_done_are_passed_over(tmp_path) -> None:
+    path = tmp_path / "crawl" / "a.jsonl"
+    ledger = Ledger(path, set())
+    assert ledger.frontier("s") == ""
+    ledger.append([{"stratum": "s", "done": "", "next": "2"}, {"stratum": "s", "done": "3", "next": None}])
+    assert ledger.frontier("s") == "2"
+    again = Ledger(path, set())
+    assert (again.frontier("s"), again.is_done("s", "3"), again.is_done("s", "2")) == ("2", True, False)
+    again.append([{"stratum": "s", "done": "2", "next": "3"}])
+    assert again.frontier("s") is None
+    again.begin(["s", "other"])
+    assert again.frontier("s") is None  # the other stratum is not done yet
+    again.begin(["s"])
+    assert again.frontier("s") == ""
+    assert Ledger(path, set()).frontier("s") == ""
+
+
+def test_cursors_in_a_circle_end(tmp_path) -> None:
+    ledger = Ledger(tmp_path / "crawl" / "a.jsonl", set())
+    ledger.append([{"stratum": "s", "done": "", "next": "2"}, {"stratum": "s", "done": "2", "next": ""}])
+    assert ledger.frontier("s") is None
+
+
+def test_a_torn_line_is_cut_and_only_what_is_held_counts_as_kept(tmp_path) -> None:
+    path = tmp_path / "crawl" / "a.jsonl"
+    ledger = Ledger(path, set())
+    ledger.append([{"address": "a", "kept": "1", "stratum": "s"}, {"address": "b", "kept": "2", "stratum": "s"}])
+    ledger.append([{"address": "c", "dropped": "http-404"}])
+    with path.open("ab") as file:
+        file.write(b'{"address": "d", "kep')
+    again = Ledger(path, {"2"})
+    assert again.known == {"a", "b", "c"}
+    assert again.kept == {"s": 1}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["http-500", "http-503", "http-429", "http-403", "download-failed", "host-down", "timeout", "robots-failed"],
+)
+def test_what_may_pass_is_tried_again(reason: str) -> None:
+    assert is_undecided(reason)
+
+
+def test_what_is_for_good_is_not() -> None:
+    assert not [reason for reason in FOR_GOOD if is_undecided(reason)]
+    assert not is_undecided("truncated")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("civitai", "civitai.jsonl"), ("../up", "_up.jsonl"), ("a/b c", "a_b_c.jsonl")]
+)
+def test_a_ledgers_name_stays_in_its_folder(source: str, name: str) -> None:
+    assert ledger_name(source) == name
+
+
+@pytest.mark.slow
+def test_a_ledger_of_a_million_addresses_opens_in_seconds(tmp_path) -> None:
+    path = tmp_path / "crawl" / "a.jsonl"
+    path.parent.mkdir()
+    lines = (
+        {"address": f"https://image.example/{n:036d}.png", "kept": f"{n:064x}", "stratum": "s"} for n in range(10**6)
+    )
+    append_lines(path, lines)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    ledger = Ledger(path, set())
+    assert time.monotonic() - started < 30
+    assert len(ledger.known) == 10**6
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024
+    started = time.monotonic()
+    assert sum(f"https://image.example/{n:036d}.png" in ledger.known for n in range(0, 10**6, 10)) == 10**5
+    assert time.monotonic() - started < 1
+
+
+def test_a_page_is_done_with_its_last_item_unless_one_is_to_be_tried_again() -> None:
+    page = Page("s")
+    page.hold().hold()
+    assert [page.settle(True), page.settle(True), page.settle(True)] == [False, False, True]
+    assert not page.again
+    page = Page("s")
+    page.hold()
+    assert [page.settle(False), page.settle(True)] == [False, True]
+    assert page.again
+
+
+def test_quotas_share_the_target_and_give_on_what_is_left() -> None:
+    quotas = Quotas(20, ["a", "b", "c", "d"], {"a": 1, "gone": 4})
+    assert [quotas.share(s) for s in "abcd"] == [4, 4, 4, 4]
+    quotas.exhaust("a")
+    assert quotas.share("b") == 5
+    assert not quotas.reached
+    assert Quotas(5, ["a"], {"a": 5}).reached
+    assert not Quotas(None, ["a"], {"a": 10**6}).full("a")
+
+
+def test_places_are_reserved_so_that_the_target_is_never_exceeded() -> None:
+    async def crawl() -> tuple[int, int]:
+        quotas, most = Quotas(10, ["a"], {}), 0
+
+        async def item(number: int) -> None:
+            nonlocal most
+            if await quotas.take("a"):
+                most = max(most, quotas.kept.total() + quotas.flying.total())
+                await asyncio.sleep(0.001 * (number % 3))
+                quotas.give_back("a", kept=number % 4 > 0)
+
+        await asyncio.gather(*map(item, range(100)))
+        return quotas.kept.total(), most
+
+    assert asyncio.run(crawl()) == (10, 10)
+
+
+def test_progress_is_one_line_for_a_person() -> None:
+    stats = {"artgate/kept": 120, "artgate/held": 3, "artgate/dropped/nsfw": 7, "artgate/dropped/http-404": 1, "x": 5}
+    assert line(stats, 12.34, 880.0) == (
+        "progress: kept 120, held already 3, dropped 8 (http-404 1, nsfw 7); 12.3 images/s; 880 to go, about 1 min 11 s"
+    )
+    assert line({}, 0.0, float("inf")) == "progress: kept 0, held already 0, dropped 0; 0.0 images/s"
+    assert [duration(s) for s in (12.4, 249, 7500)] == ["12 s", "4 min 09 s", "2 h 05 min"]
+
+
+@pytest.mark.slow
+def test_what_failed_for_now_is_tried_again_and_what_is_for_good_is_not(crawl_with, crawled, log) -> None:
+    from artgate.artworks.serve import Reply
+
+    source = Source(Synthetic(12))
+    source.extra["/images/3.png"] = Reply(b"down", status=503)
+    source.extra["/images/4.png"] = Reply(b"gone", status=410)
+    source.extra["/images/5.png"] = Reply(b"<html>log in</html>", "image/png")
+    arguments = CIVITAI | {"limit": 5}
+    with serving_source(source) as server:
+        arguments["base_url"] = server.url
+        crawl_with("civitai", arguments, "RETRY_TIMES=1", environment=KEY)
+        assert len(Collection(crawled)) == 9
+        source.extra.clear()
+        source.calls.clear()
+        crawl_with("civitai", arguments, environment=KEY)
+        assert set(source.images_asked()) == {"/images/3.png"}
+        source.calls.clear()
+        Collection(crawled).purge([next(iter(Collection(crawled))).image_id])
+        crawl_with("civitai", arguments, environment=KEY)
+        assert not source.images_asked()
+    assert len(Collection(crawled)) == 9
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_no_image_and_fetch_none_twice_but_those_in_flight(crawl_with, crawled) -> None:
+    """Killed at random moments, so often that each run gets a part of the way."""
+    source = Source(Synthetic(240), Faults(seed=3, rate=0.03), delay=0.02)
+    arguments = CIVITAI | {"limit": 20}
+    rng = random.Random(0)
+    settings = ("CONCURRENT_REQUESTS=4", "CONCURRENT_REQUESTS_PER_DOMAIN=4")
+    with serving_source(source) as server:
+        arguments["base_url"] = server.url
+        for _ in range(20):
+            done = len(source.calls)
+            process = crawl_with("civitai", arguments, *settings, wait=False, environment=KEY)
+            # From the first moments on, before and after it began to ask.
+            until = time.monotonic() + 60
+            while len(source.calls) < done + 3 and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0.0, 0.3))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            held = {artwork.image_id for artwork in Collection(crawled)} if crawled.exists() else set()
+            assert len(held) == len(read_lines(crawled / "metadata.jsonl"))
+        crawl_with("civitai", arguments, *settings, environment=KEY)
+    collection = Collection(crawled)
+    kept = {artwork.image_id for artwork in collection}
+    expected = {source.pictures.data(n) for n in source.expected()}
+    assert {collection.path(artwork).read_bytes() for artwork in collection} == expected
+    assert len(kept) == len(expected)
+    asked = source.images_asked()
+    again = sum(asked.values()) - len(asked) - transient(source)
+    print(f"{sum(asked.values())} requests for {len(asked)} addresses, {again} of them again after kills")
+    # On their way at a kill: 4 being sent, and a few being written.
+    assert again <= 20 * 8
+
+
+def transient(source: Source) -> int:
+    """How many first answers the server spoilt on purpose."""
+    return sum(source.faults.of(n) in ("429", "503", "reset", "truncated") for n in range(len(source.pictures)))
+
+
+COUNT = int(os.environ.get("ARTGATE_CRAWL_COUNT", "20000"))
+
+
+@pytest.mark.slow
+def test_twenty_thousand_with_faults_of_each_kind_end_with_exactly_the_expected_set(crawl_with, crawled, log) -> None:
+    source = Source(Synthetic(COUNT), Faults(seed=1, rate=0.05))
+    arguments = CIVITAI | {"limit": 200, "target": COUNT}
+    started = time.monotonic()
+    with serving_source(source) as server:
+        arguments["base_url"] = server.url
+        settings = ("CONCURRENT_REQUESTS=32", "CONCURRENT_REQUESTS_PER_DOMAIN=32", "LOG_LEVEL=INFO")
+        process = crawl_with("civitai", arguments, *settings, environment=KEY)
+    seconds = time.monotonic() - started
+    assert process.returncode == 0
+    collection = Collection(crawled)
+    assert {a.provenance.image_url.rpartition("/")[2] for a in collection} == {f"{n}.png" for n in source.expected()}
+    for artwork in collection:
+        number = int(Path(artwork.provenance.image_url).stem)
+        assert collection.path(artwork).read_bytes() == source.pictures.data(number)
+    kinds = [source.faults.of(n) for n in range(COUNT)]
+    assert log.stat("artgate/dropped/opt-out") == kinds.count("opt-out")
+    assert log.stat("artgate/dropped/same-bytes") == kinds.count("duplicate")
+    assert log.stat("artgate/kept") == len(source.expected())
+    assert "images/s" in log()
+    # Of the largest process that this one has waited for, in KiB.
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert memory < 400
+    print(f"{COUNT} artworks in {seconds:.0f} s, {memory:.0f} MiB")
