@@ -162,6 +162,7 @@ def test_an_edited_annotation_counts_from_its_edit(export: Any) -> None:
         ("<html>", "is not JSON"),
         ('{"detail": "Invalid token."}', "holds no list of tasks"),
         ('[{"id": 5, "image_id": "a", "quality": "good"}]', "task 5 lacks its data or its list of annotations"),
+        ('[{"data": {}, "annotations": [{"result": ["good"]}]}]', "task 0 lacks its data or its list of annotations"),
     ],
 )
 def test_another_file_is_refused_with_the_cure(tmp_path: Path, text: str, message: str) -> None:
@@ -169,6 +170,20 @@ def test_another_file_is_refused_with_the_cure(tmp_path: Path, text: str, messag
     path.write_text(text)
     with pytest.raises(UserError, match=f"export.json.*{message}.*export"):
         votes_from_label_studio(path, {"a"})
+
+
+def test_a_vote_that_is_none_is_named_with_its_task(export: Any) -> None:
+    wrong = annotation(choices("good")) | {"lead_time": -1}
+    with pytest.raises(UserError, match=r"export.json, task 7: lead_time -1 is outside \[0, inf\]"):
+        votes_from_label_studio(export(task("a", wrong) | {"id": 7}), {"a"})
+
+
+def test_values_of_other_shapes_are_left_out_and_counted(export: Any) -> None:
+    text = {"from_name": "quality", "type": "choices", "value": "good"}
+    strange = {"data": {"image_id": ["a"]}, "annotations": []}
+    votes, left_out = votes_from_label_studio(export(strange, task("a", annotation(text))), {"a"})
+    assert votes == []
+    assert left_out == {"task-without-image-id": 1, "not-one-choice": 1}
 
 
 def test_a_missing_export_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,12 @@ def votes_from_label_studio(export: Path | str, collection: Container[str]) -> t
     Raises UserError if the file is no such export.
     """
     left_out: Counter[str] = Counter()
-    votes = [vote for task in _read_export(Path(export)) for vote in _task_votes(task, collection, left_out)]
+    votes = []
+    for position, task in enumerate(_read_export(Path(export))):
+        try:
+            votes += _task_votes(task, collection, left_out)
+        except UserError as error:
+            raise UserError(f"{export}, task {task.get('id', position)}: {error}") from None
     latest = latest_votes(votes)
     left_out["superseded"] += len(votes) - len(latest)
     return latest, +left_out  # the unary plus drops reasons that never came up
@@ -90,7 +95,7 @@ def votes_from_label_studio(export: Path | str, collection: Container[str]) -> t
 
 def _task_votes(task: Mapping[str, Any], collection: Container[str], left_out: Counter[str]) -> Iterator[Vote]:
     image_id = task["data"].get("image_id")
-    if not image_id:
+    if not isinstance(image_id, str) or not image_id:
         left_out["task-without-image-id"] += 1
     elif image_id not in collection:
         left_out["not-in-collection"] += 1
@@ -131,8 +136,9 @@ def _annotator(completed_by: object) -> str | None:
 
 
 def _grade(result: Mapping[str, Any], left_out: Counter[str]) -> str | None:
-    choices = (result.get("value") or {}).get("choices") or []
-    if len(choices) != 1:
+    value = result.get("value")
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    if not isinstance(choices, list) or len(choices) != 1:
         left_out["not-one-choice"] += 1
         return None
     grade = str(choices[0]).strip().casefold()
@@ -152,9 +158,13 @@ def _read_export(path: Path) -> list[Mapping[str, Any]]:
     if not _is_list_of_objects(tasks):
         raise UserError(f"{path} holds no list of tasks: export the project again, in the format JSON")
     for position, task in enumerate(tasks):
-        if not _is_list_of_objects(task.get("annotations")) or not isinstance(task.get("data"), dict):
+        annotations = task.get("annotations")
+        whole = _is_list_of_objects(annotations) and all(
+            _is_list_of_objects(a.get("result") or []) for a in annotations
+        )
+        if not whole or not isinstance(task.get("data"), dict):
             raise UserError(
-                f"{path}, task {task.get('id', position)} lacks its data or its list of annotations: "
+                f"{path}, task {task.get('id', position)} lacks its data or its list of annotations and their results: "
                 "export in the format JSON, not JSON-MIN or CSV"
             )
     return tasks
