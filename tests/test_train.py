@@ -210,19 +210,6 @@ def test_help_imports_nothing_heavy():
     assert not imported & heavy
 
 
-def choices(group):
-    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
-
-
-@pytest.mark.parametrize("group", ["data", "encoder", "head", "trainer", "logger", "paths"])
-def test_every_choice_composes_and_is_valid(group, tmp_path):
-    for choice in choices(group):
-        importer = ["data=agiqa3k"] if (group, choice) == ("data", "agiqa3k") else []
-        cfg = composed(f"{group}={choice}", f"data.root={tmp_path}", f"paths.run={tmp_path}", *importer)
-        settings = validated(TrainConfig, cfg)
-        assert settings.data.root == str(tmp_path)
-
-
 @pytest.mark.parametrize(("name", "final"), [("agiqa3k", False), ("agiqa3k_final", True), ("sample", False)])
 def test_every_experiment_composes_and_is_valid(name, final, tmp_path):
     settings = validated(TrainConfig, composed(f"experiment={name}", f"data.root={tmp_path}", f"paths.run={tmp_path}"))

@@ -11,8 +11,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.duplicates import group_artworks
@@ -110,6 +108,9 @@ def leakage_groups(artworks: Sequence[Artwork], by: Sequence[str], radius: int) 
 
 def _components(count: int, labels: Iterable[Sequence[Hashable]]) -> list[int]:
     """The number of each row's component, where rows that share a label are joined (None joins nothing)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges: list[tuple[int, int]] = []
     for column in labels:
         first: dict[Hashable, int] = {}
