@@ -52,7 +52,7 @@ def test_a_local_dump_is_collected_with_what_its_table_says(dump, crawl_with, cr
 
 
 def downloads(root: Path) -> set[str]:
-    return {path.name for path in (root / "crawl/downloads").iterdir()}
+    return {path.name for path in (root / "crawl/.downloads").iterdir()}
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_mirror_is_fetched_in_pieces_and_a_copy_on_the_disk_is_the_same(dump, 
         assert crawl_with("diffusiondb", arguments).returncode == 0
         assert len(Collection(crawled)) == 9
         # The part that is not done stays for the next crawl, and the table for all.
-        assert {path.name for path in (crawled / "crawl/downloads").iterdir()} == {
+        assert {path.name for path in (crawled / "crawl/.downloads").iterdir()} == {
             "part-000002.zip",
             "metadata.parquet",
         }
@@ -86,7 +86,7 @@ def test_downloads_go_on_by_ranges_where_they_were_cut(tmp_path, crawl_with, cra
     dump = write_dump(tmp_path / "dump", noisy, 4)
     part = dump / "images/part-000001.zip"
     assert part.stat().st_size > 12 * 2**20
-    partial = crawled / "crawl/downloads/part-000001.zip.partial"
+    partial = crawled / "crawl/.downloads/part-000001.zip.partial"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(part.read_bytes()[: 5 * 2**20])
     source = Source(noisy, dump=dump)

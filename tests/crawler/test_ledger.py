@@ -2,11 +2,11 @@ import asyncio
 import os
 import random
 import resource
-import signal
 import time
 from pathlib import Path
 
 import pytest
+from crawl_process import start_crawl
 from gallery_server import BASE_MODELS, Faults, Source, Synthetic, serving_source
 
 from artcrawl.ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
@@ -16,6 +16,8 @@ from artgate.artworks.collection import Collection
 from artgate.artworks.files import append_lines, read_lines
 
 KEY = {"CIVITAI_API_KEY": Source.key}
+QUICK = ("DOWNLOAD_DELAY=0", "AUTOTHROTTLE_ENABLED=0", "RETRY_BACKOFF_BASE=0", "CRAWL_ALLOW_PRIVATE=127.0.0.1")
+QUICK += ("CRAWL_CONTACT=tester@example.org", "CONCURRENT_REQUESTS=4", "CONCURRENT_REQUESTS_PER_DOMAIN=4")
 CIVITAI = {"sorts": "Newest", "periods": "AllTime", "base_models": ",".join(BASE_MODELS)}
 
 
@@ -164,32 +166,30 @@ def test_what_failed_for_now_is_tried_again_and_what_is_for_good_is_not(crawl_wi
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_no_image_and_fetch_none_twice_but_those_in_flight(crawl_with, crawled) -> None:
+def test_twenty_kills_lose_no_image_and_fetch_none_twice_but_those_in_flight(crawled, tmp_path, monkeypatch) -> None:
     """Killed at random moments, so often that each run gets a part of the way."""
+    monkeypatch.setenv("CIVITAI_API_KEY", Source.key)
     source = Source(Synthetic(240), Faults(seed=3, rate=0.03), delay=0.02)
-    arguments = CIVITAI | {"limit": 20}
     rng = random.Random(0)
-    settings = ("CONCURRENT_REQUESTS=4", "CONCURRENT_REQUESTS_PER_DOMAIN=4")
     with serving_source(source) as server:
-        arguments["base_url"] = server.url
+        arguments = CIVITAI | {"limit": 20, "base_url": server.url, "collection": crawled}
+        command = ["civitai", *(part for item in arguments.items() for part in ("-a", "=".join(map(str, item))))]
+        command += [part for setting in QUICK for part in ("-s", setting)]
         for _ in range(20):
             done = len(source.calls)
-            process = crawl_with("civitai", arguments, *settings, wait=False, environment=KEY)
-            # From the first moments on, before and after it began to ask.
+            process = start_crawl(command, tmp_path / "crawl.log")
             until = time.monotonic() + 60
-            while len(source.calls) < done + 3 and process.poll() is None and time.monotonic() < until:
+            while len(source.calls) < done + 3 and process.is_alive() and time.monotonic() < until:
                 time.sleep(0.005)
             time.sleep(rng.uniform(0.0, 0.3))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            held = {artwork.image_id for artwork in Collection(crawled)} if crawled.exists() else set()
-            assert len(held) == len(read_lines(crawled / "metadata.jsonl"))
-        crawl_with("civitai", arguments, *settings, environment=KEY)
+            process.kill()
+            process.join()
+            assert len(Collection(crawled)) == len(read_lines(crawled / "metadata.jsonl"))
+        start_crawl(command, tmp_path / "crawl.log").join()
     collection = Collection(crawled)
-    kept = {artwork.image_id for artwork in collection}
     expected = {source.pictures.data(n) for n in source.expected()}
     assert {collection.path(artwork).read_bytes() for artwork in collection} == expected
-    assert len(kept) == len(expected)
+    assert len(collection) == len(expected)
     asked = source.images_asked()
     again = sum(asked.values()) - len(asked) - transient(source)
     print(f"{sum(asked.values())} requests for {len(asked)} addresses, {again} of them again after kills")

@@ -79,7 +79,8 @@ class DiffusionDBSpider(LocalSpider):
         self.parts = _parts(parts or f"1-{last}", last)
         scores = {"image_nsfw": max_image_nsfw, "prompt_nsfw": max_prompt_nsfw}
         self.max_scores = {name: _score(f"max_{name}", value) for name, value in scores.items()}
-        self.downloads = Path(downloads) if downloads else self.collection_root / "crawl" / "downloads"
+        # Hidden, or `datasets` would take the table for the Collection's own metadata.
+        self.downloads = Path(downloads) if downloads else self.collection_root / "crawl" / ".downloads"
         self.strata = (f"{subset} {parts}".strip(),)
 
     async def start(self) -> AsyncIterator[Found | Lost]:
