@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from artgate.errors import UserError
 from artgate.scoring.calibration import fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
 from artgate.scoring.fitting import Examples, fit_head, fit_on_all, fit_on_splits
@@ -83,6 +84,14 @@ def test_keeps_the_epoch_that_validates_best():
     assert epoch == 5
     _, epoch = fit_head(data, range(300), range(300, 400), LINEAR, replace(TRAINER, earliest=99), seed=1)
     assert epoch == TRAINER.epochs - 1
+
+
+@pytest.mark.parametrize("val", [range(300, 400), None], ids=["validated", "to a given epoch"])
+def test_a_loss_beyond_all_numbers_is_told_of(val):
+    data = examples()
+    data.lessons[0] = torch.inf
+    with pytest.raises(UserError, match="not finite with trainer.learning_rate=0.03: give a lower one"):
+        fit_head(data, range(300), val, LINEAR, TRAINER, seed=1, last_epoch=2)
 
 
 def test_learns_from_lessons_and_is_calibrated_by_targets():

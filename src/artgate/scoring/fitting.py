@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from artgate.errors import UserError
 from artgate.scoring.baselines import generator_majority, logistic_regression
 from artgate.scoring.calibration import Calibration, fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
@@ -123,6 +124,7 @@ def fit_head(
     """Train a head on rows `train`; the epoch is the best on rows `val`, or `last_epoch` where there are none.
 
     Returns the head, rounded to float16 as it will be kept, and the epoch. The same seed gives the same head.
+    Raises UserError where the loss grows beyond all numbers.
     """
     stop: KeepBest | StopAfter = KeepBest(config.earliest, config.patience) if val else StopAfter(last_epoch or 0)
     with torch.random.fork_rng(devices=[]), _quietly():
@@ -148,25 +150,34 @@ def fit_head(
             seed=seed,
             balance=config.class_balance,
         )
-        trainer = lightning.Trainer(
-            accelerator="cpu",  # the head is small: moving features to an accelerator costs more than it saves
-            devices=1,
-            max_epochs=config.epochs,
-            callbacks=[stop],
-            logger=logger or False,
-            log_every_n_steps=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if val else 0,
-        )
         with _one_thread():
-            trainer.fit(module, data)
+            _trainer(config.epochs, stop, logger, validates=bool(val)).fit(module, data)
+        # An epoch whose loss is not a number is never the best
+        if not stop.state or not all(value.isfinite().all() for value in stop.state.values()):
+            raise UserError(
+                f"the head's loss is not finite with trainer.learning_rate={config.learning_rate:g}: "
+                "give a lower one, 1e-3 say"
+            )
         head.load_state_dict(stop.state)
         whole = head.behind(projection)
     whole.round_to_half()
     return whole.eval(), stop.epoch
+
+
+def _trainer(epochs: int, stop: lightning.Callback, logger: Logger | None, validates: bool) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu",  # the head is small: moving features to an accelerator costs more than it saves
+        devices=1,
+        max_epochs=epochs,
+        callbacks=[stop],
+        logger=logger or False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if validates else 0,
+    )
 
 
 def _logits(head: OrdinalHead, examples: Examples, rows: Sequence[int]) -> Tensor:
