@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from artgate.scoring.calibration import Calibration
 from artgate.scoring.encoders import build_encoder
 from artgate.scoring.files import score_files
 from artgate.scoring.heads import OrdinalHead
-from artgate.scoring.scorer import Scorer, default_scorer_path
+from artgate.scoring.scorer import IDENTITY, Scorer, default_scorer_path
 
 EMBEDDED = {"kind": "embedded", "sizes": [64], "features": "stages", "device": "cpu"}
 
@@ -101,8 +102,29 @@ def test_a_scorer_that_is_not_what_it_says_is_refused(scorer, tmp_path, change, 
     folder = scorer.save(tmp_path / "scorer")
     record = json.loads((folder / "scorer.json").read_text())
     change(record)
+    identity = {key: record[key] for key in IDENTITY}
+    record["fingerprint"] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     (folder / "scorer.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=message):
+        Scorer.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["calibration"].update(temperature=[2.0, 0.8]),
+        lambda r: r["encoder"]["config"].update(fit="crop"),
+        lambda r: r.pop("aspects"),
+        lambda r: r.pop("fingerprint"),
+    ],
+    ids=["calibration", "preprocessing", "no aspects", "no fingerprint"],
+)
+def test_a_description_changed_by_hand_is_refused(scorer, tmp_path, change):
+    folder = scorer.save(tmp_path / "scorer")
+    record = json.loads((folder / "scorer.json").read_text())
+    change(record)
+    (folder / "scorer.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"scorer.json was changed .* copy the folder again"):
         Scorer.load(folder)
 
 

@@ -6,7 +6,7 @@ The folder holds `scorer.json` (encoder, grades, aspects, calibration, what it l
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from artgate.scoring.metrics import predicted_grade
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CARD = "scorer.json", "head.safetensors", "README.md"
+# The keys of scorer.json that scores depend on.
+IDENTITY = ("encoder", "grades", "aspects", "head", "calibration", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ class Scorer:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         weights = self._weights()
+        identity = self._identity(weights)
         record = {
             "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            **self._identity(weights),
+            "fingerprint": _fingerprint(identity),
+            **identity,
             "description": self.description,
         }
         write_atomic(folder / WEIGHTS, weights)
@@ -111,8 +114,7 @@ class Scorer:
     @property
     def fingerprint(self) -> str:
         """Hex sha256 over all that scores depend on."""
-        identity = json.dumps(self._identity(self._weights()), sort_keys=True)
-        return hashlib.sha256(identity.encode()).hexdigest()
+        return _fingerprint(self._identity(self._weights()))
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Score]:
         """Score RGB images; an image's score does not depend on its neighbours (to 1e-5)."""
@@ -165,6 +167,11 @@ def default_scorer_path() -> Path:
     return Path(__file__).parents[1] / "assets" / "scorer"
 
 
+def _fingerprint(record: Mapping[str, Any]) -> str:
+    identity = {key: record[key] for key in IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -178,6 +185,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format {read['format']}, and this artgate reads {FORMAT}: install the one it is from"
         )
+    if not all(key in read for key in IDENTITY) or _fingerprint(read) != read.get("fingerprint"):
+        raise UserError(f"{path} was changed (its fingerprint is another): copy the folder again, or train it again")
     if read["grades"] != list(GRADES):
         raise UserError(f"{path} has grades {read['grades']}, and this artgate has {list(GRADES)}: train it again")
     return read
