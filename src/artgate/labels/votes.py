@@ -82,7 +82,7 @@ def votes_from_label_studio(export: Path | str, collection: Container[str]) -> t
     Raises UserError if the file is no such export.
     """
     left_out: Counter[str] = Counter()
-    votes = []
+    votes: list[Vote] = []
     for position, task in enumerate(_read_export(Path(export))):
         try:
             votes += _task_votes(task, collection, left_out)
