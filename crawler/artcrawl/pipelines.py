@@ -53,7 +53,9 @@ class CollectionPipeline:
         self.ledger = Ledger(self.collection.root / "crawl" / ledger_name(spider.source), self.collection)
         self.keeper = Keeper(self.collection, self.ledger)
         held = {artwork.provenance.image_url for artwork in self.collection}
-        self.known = self.ledger.known | self.collection.purged_addresses | {url for url in held if url}
+        # One set, of a million addresses maybe.
+        self.known = self.ledger.known
+        self.known.update(self.collection.purged_addresses, (url for url in held if url))
         spider.open(self.keeper, self.known)
         self.closing: asyncio.Future[None] | None = None
 

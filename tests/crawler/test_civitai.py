@@ -100,6 +100,7 @@ def test_the_target_is_met_exactly_and_shared_by_the_strata(crawl_with, crawled,
     assert max(source.images_asked().values()) == 1
 
 
+@pytest.mark.slow
 def test_what_an_exhausted_stratum_cannot_give_others_do(crawl_with, crawled) -> None:
     # Of the month there are 8 images of each base model, of all time 30; each stratum's share would be 14.
     source = Source(Synthetic(90))

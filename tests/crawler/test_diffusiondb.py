@@ -70,13 +70,16 @@ def test_a_mirror_is_fetched_in_pieces_and_a_copy_on_the_disk_is_the_same(dump, 
         source.calls.clear()
         assert crawl_with("diffusiondb", arguments | {"target": ""}).returncode == 0
         assert {call.path for call in source.calls} == set()
-    assert len(Collection(crawled)) == 13
+        assert len(Collection(crawled)) == 13
+        # Nor is a part that is done fetched again for one more.
+        assert crawl_with("diffusiondb", arguments | {"target": "", "parts": "1-3"}).returncode == 0
+        assert {call.path.rpartition("/")[2] for call in source.calls if "dump" in call.path} == {"part-000003.zip"}
     assert downloads(crawled) == {"metadata.parquet"}
     assert next(iter(Collection(crawled))).provenance.parameters["mirror"] == f"{server.url}/dump"
-    # The same images from the disk are held already; only the third part is new.
-    assert crawl_with("diffusiondb", {"base": dump, "parts": "1-3"}).returncode == 0
-    assert len(Collection(crawled)) == 17
-    assert log.stat("artgate/kept") == 4
+    # The same images from the disk, by other scores, are held already.
+    assert crawl_with("diffusiondb", {"base": dump, "parts": "1-3", "max_image_nsfw": 0.95}).returncode == 0
+    assert len(Collection(crawled)) == 18
+    assert (log.stat("artgate/kept"), log.stat("artgate/held")) == (1, 17 + 1)
 
 
 @pytest.mark.slow

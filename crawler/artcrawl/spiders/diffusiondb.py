@@ -81,19 +81,18 @@ class DiffusionDBSpider(LocalSpider):
         self.max_scores = {name: _score(f"max_{name}", value) for name, value in scores.items()}
         # Hidden, or `datasets` would take the table for the Collection's own metadata.
         self.downloads = Path(downloads) if downloads else self.collection_root / "crawl" / ".downloads"
-        self.strata = (f"{subset} {parts}".strip(),)
+        # Parts never change: one that is done, by these scores, is not looked at again.
+        self.strata = (" ".join([subset, *(f"{name}<{score:g}" for name, score in self.max_scores.items())]),)
 
     async def start(self) -> AsyncIterator[Found | Lost]:
         """The images, part by part."""
         table = await self._table()
-        cursors = ["", *(part_name(number) for number in self.parts[1:]), None]
-        for number, cursor, following in zip(self.parts, cursors, cursors[1:], strict=False):
+        for number in self.parts:
             if self.quotas.reached or self.is_ending():
                 return
-            assert cursor is not None
-            if not self.keeper.ledger.is_done(self.strata[0], cursor):
+            if not self.keeper.ledger.is_done(self.strata[0], part_name(number)):
                 try:
-                    async for item in self._part(number, Page(self.strata[0], cursor, following), table):
+                    async for item in self._part(number, Page(self.strata[0], part_name(number)), table):
                         yield item
                 except UserError as error:  # the table's
                     logger.error(error)
