@@ -6,7 +6,19 @@ import time
 from pathlib import Path
 
 import pytest
-from gallery_server import FaultyGallery, broken_off, cut, gone, page_instead, unavailable, with_header
+from gallery_server import (
+    Faults,
+    FaultyGallery,
+    Held,
+    Source,
+    broken_off,
+    cut,
+    gone,
+    page_instead,
+    serving_source,
+    unavailable,
+    with_header,
+)
 
 from artgate.artworks.collection import Collection
 from artgate.artworks.files import read_lines
@@ -165,6 +177,18 @@ def test_json_pages_whose_entries_say_it_all(gallery_collection, crawl, crawled)
     first = collection[list(gallery_collection)[0].image_id].provenance
     assert first.prompt == "<b>café</b> & “storm” 0"
     assert (first.creator, first.licence, first.terms, first.source) == ("7", "CC0-1.0", "for tests", "api")
+
+
+def test_a_gallery_up_to_a_target_with_limits(sample, crawl, crawl_with, crawled, tmp_path, log) -> None:
+    source = Source(Held(sample), Faults(rate=0.1))
+    with serving_source(source) as server:
+        (tmp_path / "site.yaml").write_text(server.site)
+        crawl_with("gallery", {"site": tmp_path / "site.yaml", "target": 11, "formats": "PNG", "min_side": 64})
+    collection = Collection(crawled)
+    assert len(collection) == 11
+    assert ids(collection) <= ids(sample)
+    assert {artwork.format for artwork in collection} == {"PNG"}
+    assert "'finish_reason': 'target-reached'" in log()
 
 
 @pytest.mark.slow
