@@ -51,9 +51,10 @@ def run(own, cache, folder, *more, **environment):
 
 @pytest.fixture(scope="module")
 def finished(own, cache, tmp_path_factory):
-    """One run with W&B offline, as a newcomer would start it; a secret lies about in the environment."""
+    """One run with W&B offline, as a newcomer would start it; secrets lie in the environment and are typed."""
     folder = tmp_path_factory.mktemp("run")
-    ended = run(own, cache, folder, WANDB_API_KEY="a" * 40, WANDB_MODE="offline")
+    typed = f"+hydra.job.env_set.HF_TOKEN={'b' * 40}"
+    ended = run(own, cache, folder, typed, WANDB_API_KEY="a" * 40, WANDB_MODE="offline")
     assert ended.returncode == 0, ended.stderr
     return folder, ended.stdout
 
@@ -99,10 +100,11 @@ def test_wandb_has_the_run_offline(finished):
 
 def test_no_secret_is_written_down(finished):
     folder, told = finished
-    assert "a" * 40 not in told
-    for path in folder.rglob("*"):
-        if path.is_file():
-            assert b"a" * 40 not in path.read_bytes(), path
+    for secret in ("a" * 40, "b" * 40):
+        assert secret not in told
+        for path in folder.rglob("*"):
+            if path.is_file():
+                assert secret.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.slow

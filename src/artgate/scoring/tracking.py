@@ -119,7 +119,10 @@ def _begin(config: LoggerConfig, folder: Path, settings: Mapping[str, Any]) -> A
             config=dict(settings),
             job_type="train",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
+            # W&B's metadata would hold the command line, with whatever was typed: the config has what is to be known.
+            settings=wandb.Settings(
+                silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
+            ),
         )
     except (wandb.errors.UsageError, wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
         raise UserError(
