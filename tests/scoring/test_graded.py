@@ -61,6 +61,16 @@ def test_only_graded_artworks_are_learnt_from_and_all_may_link_them(own, tmp_pat
     assert graded.digest != read_graded(config(own.root), tmp_path).digest
 
 
+def test_grades_of_lost_images_are_counted(own, tmp_path):
+    folder = tmp_path / "lost"
+    shutil.copytree(own.root, folder)
+    for artwork in list(own)[:3]:
+        (folder / artwork.file_name).unlink()
+    graded = read_graded(config(folder), tmp_path)
+    assert (len(graded.artworks), graded.absent) == (45, 3)
+    assert read_graded(config(own.root), tmp_path).absent == 0
+
+
 def test_votes_become_their_consensus(sample, tmp_path):
     collection = graded_copy(sample, tmp_path / "votes")
     (collection.root / "grades.jsonl").unlink()

@@ -29,7 +29,7 @@ class GradedArtworks:
     targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded; lessons: the same as a head is
     taught them, ratings with some of the raters' spread (`soft`), for a rating next to a cut is hardly a grade.
     opinions: (N,) what people thought of quality, as fine as there is: the mean rating where there are ratings, else
-    the expected grade.
+    the expected grade. absent: how many more have a grade of quality, and no image in the collection.
     """
 
     collection: Collection
@@ -40,6 +40,7 @@ class GradedArtworks:
     lessons: np.ndarray
     opinions: np.ndarray
     graded_by: str
+    absent: int
 
     @property
     def image_ids(self) -> list[str]:
@@ -88,6 +89,7 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
         lessons.array(image_ids, config.aspects),
         found,
         graded_by,
+        sum("quality" in aspects for aspects in grades.values()) - len(artworks),
     )
 
 

@@ -209,6 +209,8 @@ def _print_data(graded: GradedArtworks, parts: Sequence[str]) -> None:
     grades = ", ".join(f"{count} {grade}" for grade, count in _grade_counts(graded).items())
     divided = ", ".join(f"{part or 'left out'} {count}" for part, count in sorted(Counter(parts).items()))
     print(f"data      {graded.collection.root}: {len(graded.artworks)} artworks with {graded.graded_by}: {grades}")
+    if graded.absent:
+        print(f"absent    {graded.absent} more have a grade and no image there: restore the images, or purge them")
     print(f"parts     {divided}")
 
 
