@@ -226,7 +226,4 @@ def test_twenty_thousand_with_faults_of_each_kind_end_with_exactly_the_expected_
     assert log.stat("artgate/dropped/same-bytes") == kinds.count("duplicate")
     assert log.stat("artgate/kept") == len(source.expected())
     assert "images/s" in log()
-    # Of the largest process that this one has waited for, in KiB.
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    assert memory < 400
-    print(f"{COUNT} artworks in {seconds:.0f} s, {memory:.0f} MiB")
+    print(f"{COUNT} artworks in {seconds:.0f} s")
