@@ -26,6 +26,8 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
             self._live.start()
+        # The first candidate of a large model may take minutes
+        self._tell(at_once=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +55,7 @@ class Progress:
 def standing(accepted: int, target: int, candidates: int, decided_now: int, accepted_now: int, seconds: float) -> str:
     """The line in words. decided_now, accepted_now: in the `seconds` of this session; the others: of all sessions."""
     share = f"{accepted / candidates:.0%}" if candidates else "?"
-    rate = f"{decided_now / seconds:.2f}" if seconds > 0 else "?"
+    rate = f"{decided_now / seconds:.2f}" if decided_now and seconds > 0 else "?"
     left = _clock((target - accepted) * seconds / accepted_now) if accepted_now else "?"
     return f"{accepted}/{target} accepted · {candidates} candidates · yield {share} · {rate} images/s · {left} left"
 
