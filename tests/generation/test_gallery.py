@@ -287,6 +287,17 @@ def test_writing_again_replaces_the_page_and_leaves_nothing_else(mixed):
 
 
 @pytest.mark.parametrize(
+    ("grades", "words"),
+    [(["poor", "poor"], "grades all of the accepted poor"), (["poor", "good"], "grades 1 of the accepted poor")],
+)
+def test_a_gate_that_passes_what_is_graded_poor_says_so(tmp_path, grades, words):
+    lines = [line(index, grade=grade) for index, grade in enumerate(grades)]
+    assert words in text(page_of(batch(tmp_path, lines)))
+    others = [line(0), line(1, status="rejected", grade="poor")]
+    assert "of the accepted poor" not in text(page_of(batch(tmp_path, others)))
+
+
+@pytest.mark.parametrize(
     ("gate", "words"),
     [
         ({"kind": "good", "threshold": 0.7}, "The gate passes P(good) of 0.7 or more."),

@@ -62,6 +62,7 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
         summary=summary,
         lines=lines,
         accepted=[_card(root, line, side) for line in _best_first(accepted)],
+        accepted_poor=sum(line["grade"] == "poor" for line in accepted),
         rejected=[_card(root, line, REJECTED_SIDE) for line in rejected[:MOST_REJECTED]],
         rejected_count=len(rejected),
         failed=failed[:MOST_FAILED],
