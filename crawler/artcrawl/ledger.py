@@ -57,6 +57,7 @@ class Ledger:
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Add lines; on the disk when this returns."""
         if lines:
+            repair_lines(self.path)  # of a write that a full disk cut short
             append_lines(self.path, lines)
             for line in lines:
                 self._take_in(line)

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import NoReturn
 
 from scrapy.crawler import Crawler
-from scrapy.exceptions import DropItem, IgnoreRequest
+from scrapy.exceptions import CloseSpider, DropItem, IgnoreRequest
 from scrapy.http import Response
 
 from artgate.artworks.artwork import Artwork, Provenance
 from artgate.artworks.collection import Collection, NewArtwork
 from artgate.artworks.decode import Refused
+from artgate.errors import UserError
 
 from .items import Found, Lost
 from .keeping import Keeper
@@ -38,6 +39,8 @@ class CollectionPipeline:
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
+        self.is_open = False
+        self.closing: asyncio.Future[None] | None = None
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "CollectionPipeline":
@@ -45,7 +48,18 @@ class CollectionPipeline:
         return cls(crawler)
 
     def open_spider(self) -> None:
-        """Open the spider's Collection, or make it, and the ledger in it."""
+        """Open the spider's Collection, or make it, and the ledger in it; end the crawl if that cannot be done."""
+        try:
+            self._open()
+        except UserError as error:
+            logger.error("the collection cannot be opened: %s", error)
+            raise CloseSpider("cannot-open") from None
+        except OSError as error:
+            logger.error("the collection cannot be opened (%s): name a folder that can be written", error)
+            raise CloseSpider("cannot-open") from None
+        self.is_open = True
+
+    def _open(self) -> None:
         engine, spider, stats = self.crawler.engine, self.crawler.spider, self.crawler.stats
         assert engine is not None and stats is not None and isinstance(spider, CollectingSpider)
         self.engine, self.spider, self.stats = engine, spider, stats
@@ -57,10 +71,11 @@ class CollectionPipeline:
         self.known = self.ledger.known
         self.known.update(self.collection.purged_addresses, (url for url in held if url))
         spider.open(self.keeper, self.known)
-        self.closing: asyncio.Future[None] | None = None
 
     def close_spider(self) -> None:
         """Say in one line what came of it."""
+        if not self.is_open:
+            return
         counts = {key: n for key, n in self.stats.get_stats().items() if key.startswith("artgate/")}
         dropped = {key.rpartition("/")[2]: n for key, n in sorted(counts.items()) if "/dropped/" in key}
         logger.info(
@@ -82,6 +97,9 @@ class CollectionPipeline:
         except DropItem as drop:
             decided = not isinstance(drop, Undecided)
             raise
+        except UserError as error:  # locked for too long, or a file in it was damaged meanwhile
+            self._end("cannot-write", f"the collection cannot be written: {error}")
+            raise Undecided(str(error)) from None
         except OSError as error:
             self._end("cannot-write", f"the collection cannot be written ({error}): make room, then run again")
             raise Undecided(str(error)) from None

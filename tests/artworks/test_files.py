@@ -1,6 +1,9 @@
 import json
 import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +11,17 @@ from hypothesis import strategies as st
 
 from artgate.artworks.files import append_line, append_lines, read_lines, repair_lines, replacing, write_atomic
 from artgate.errors import UserError
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files end at `size` bytes, as on a full disk: a write takes what there is room for, the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_write_atomic_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
@@ -98,6 +112,15 @@ def test_a_line_torn_at_any_byte_is_left_out_and_cut_and_the_rest_goes_on(tmp_pa
         assert repair_lines(path) == (0 if survives else end - start)
         append_line(path, {"n": 3})
         assert read_lines(path) == [*expected, {"n": 3}]
+
+
+def test_a_line_that_a_full_disk_cuts_short_is_no_success(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_line(path, {"n": 1})
+    with room_for(12), pytest.raises(OSError):
+        append_line(path, {"n": 2})
+    assert path.read_bytes() == b'{"n": 1}\n{"n'
+    assert repair_lines(path) == 3
 
 
 def test_zeros_that_a_power_cut_left_at_the_end_are_cut(tmp_path):

@@ -6,6 +6,7 @@ from gallery_server import Synthetic
 from pictures import picture
 
 from artcrawl.spiders.folder import FolderSpider
+from artcrawl.spiders.gallery import GallerySpider
 from artgate.artworks.collection import Collection
 from artgate.artworks.files import read_lines
 from artgate.artworks.parameters import embed_png
@@ -75,11 +76,49 @@ def test_a_zip_archive_is_taken_up_to_the_target(tmp_path, crawl_with, crawled, 
     [
         ({}, "path and collection are needed"),
         ({"path": "nowhere"}, "path nowhere is neither a folder nor a .zip file"),
+        ({"path": "nowhere.zip"}, "path nowhere.zip is neither a folder nor a .zip file"),
+        ({"path": "text.zip"}, "text.zip is not a zip archive (it has no end record): fetch it again"),
         ({"path": "."}, "lies in ., and would be read as well"),
+        ({"path": ".", "collection": "text.zip"}, "collection text.zip is a file: name a folder"),
+        ({"path": ".", "collection": "papers"}, "papers is no Collection and holds other things (1, the first 'thesis"),
     ],
 )
 def test_wrong_arguments_are_named_with_the_cure(tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("text.zip").write_text("no archive")
+    Path("papers").mkdir()
+    Path("papers/thesis.txt").touch()
     with pytest.raises(UserError) as raised:
         FolderSpider(**{"collection": "c", **arguments})
     assert message in str(raised.value)
+
+
+def test_arguments_that_a_spider_does_not_take_are_named() -> None:
+    FolderSpider.check_names(("path", "collection", "source", "licence", "target", "min_side", "formats"))
+    GallerySpider.check_names(("site", "collection", "max_bytes"))
+    with pytest.raises(UserError, match="argument 'targt' is unknown: folder takes path, collection, source, target"):
+        FolderSpider.check_names(("path", "targt"))
+    with pytest.raises(UserError, match="argument 'source' is unknown: gallery takes site, collection"):
+        GallerySpider.check_names(("source",))  # the description's `name` is
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.jsonl", '{"file_name": "1.png", "text": "a cat"}\n', "a metadata line has no 'image_id'"),
+        ("crawl/folder.jsonl", "{broken\n{}\n", "crawl/folder.jsonl, line 1 is not JSON"),
+        ("purged.jsonl", "[1]\n", "purged.jsonl, line 1 is a JSON list, not an object"),
+        ("images", "a file", "File exists"),
+    ],
+)
+def test_a_collection_that_cannot_be_opened_ends_it_with_one_message(
+    folder, crawl_with, crawled, log, name, text, message
+) -> None:
+    (crawled / name).parent.mkdir(parents=True)
+    (crawled / "metadata.jsonl").touch()
+    (crawled / name).write_text(text)
+    assert crawl_with("folder", {"path": folder}).returncode == 1
+    (line,) = [line for line in log().splitlines() if "ERROR" in line]
+    assert "the collection cannot be opened" in line and message in line
+    assert "Traceback" not in log()
+    assert (crawled / name).read_text() == text

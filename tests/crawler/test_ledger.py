@@ -56,6 +56,16 @@ def test_a_torn_line_is_cut_and_only_what_is_held_counts_as_kept(tmp_path) -> No
     assert again.kept == {"s": 1}
 
 
+def test_a_ledger_on_a_disk_that_was_full_for_a_while_goes_on(tmp_path) -> None:
+    path = tmp_path / "crawl" / "a.jsonl"
+    ledger = Ledger(path, set())
+    ledger.append([{"address": "a", "dropped": "http-404"}])
+    with path.open("ab") as file:
+        file.write(b'{"address": "b", "dro')  # all that there was room for
+    ledger.append([{"address": "c", "dropped": "http-404"}])
+    assert Ledger(path, set()).known == {"a", "c"}
+
+
 @pytest.mark.parametrize(
     "reason",
     ["http-500", "http-503", "http-429", "http-403", "download-failed", "host-down", "timeout", "robots-failed"],

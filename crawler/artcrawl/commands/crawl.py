@@ -1,13 +1,19 @@
-"""`scrapy crawl`, with arguments checked before the engine starts."""
+"""`scrapy crawl`, with arguments checked before the engine starts, and a status that tells how it ended."""
 
 import argparse
 
+from scrapy import Spider
 from scrapy.commands import crawl
+from scrapy.crawler import Crawler
 from scrapy.exceptions import UsageError
 
 from artgate.errors import UserError
 
 from ..network.addresses import allowed
+from ..spiders.collecting import CollectingSpider
+
+# Reasons to end that need the operator: the status is 1.
+FAILED = {"cannot-open", "cannot-read", "cannot-write", "no-metadata", "start_error"}
 
 
 class Command(crawl.Command):
@@ -18,6 +24,8 @@ class Command(crawl.Command):
         if len(args) == 1 and self.crawler_process is not None:
             try:
                 spider_class = self.crawler_process.spider_loader.load(args[0])
+                if issubclass(spider_class, CollectingSpider):
+                    spider_class.check_names(opts.spargs)
                 spider_class(**opts.spargs)
                 # A copy, because the crawler that is made of them later puts the contact in itself.
                 spider_class.update_settings(self.crawler_process.settings.copy())
@@ -29,3 +37,9 @@ class Command(crawl.Command):
                 message = f"spider {error} is not one of {names}"
                 raise UsageError(message, print_help=False) from None
         super().run(args, opts)
+        if self.crawler.stats is not None and self.crawler.stats.get_value("finish_reason") in FAILED:
+            self.exitcode = 1
+
+    def _create_crawler(self, spidercls: str | type[Spider]) -> Crawler:
+        self.crawler = super()._create_crawler(spidercls)
+        return self.crawler

@@ -1,7 +1,8 @@
 """What every spider shares: the Collection, the ledger, the target, the operator's contact, its losses."""
 
+import inspect
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ CONTACT = re.compile(r"https?://\S+|(mailto:)?[^@\s]+@[^@\s]+")
 LIMIT_ARGUMENTS = {"min_side": int, "max_aspect": float, "max_bytes": int, "max_pixels": int}
 # A list that goes on and on with nothing on its pages is a mistake or a trap.
 EMPTY_PAGES = 20
+# What a crawl that was killed at its very start may have left of a Collection to be.
+BEGUN = {"images", "crawl"}
 
 Results = Iterator[Request | Found | Lost]
 AsyncResults = AsyncIterator[Request | Found | Lost]
@@ -41,6 +44,8 @@ class CollectingSpider(Spider):
     # Lists of pages that follow each other by cursors, each with its share of the target.
     strata: tuple[str, ...] = ("",)
     needs_contact: ClassVar[bool] = True
+    # Arguments that a spider takes besides those that its `__init__` names.
+    further: ClassVar[tuple[str, ...]] = ("target", "formats", *LIMIT_ARGUMENTS)
 
     def __init__(self, collection: str, source: str, target: str | int = "", **arguments: Any) -> None:
         self.limits = _limits(arguments)
@@ -48,8 +53,16 @@ class CollectingSpider(Spider):
         self.source = source
         self.target = whole_number("target", target, 1, 10**9) if target != "" else None
         self.collection_root = Path(collection)
-        if self.collection_root.exists() and not self.collection_root.is_dir():
-            raise UserError(f"collection {collection} is a file: name a folder, new or of an earlier crawl")
+        _check_folder(self.collection_root)
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Raise UserError for an argument that the spider does not take: Scrapy's own would pass over it."""
+        known = [name for name in inspect.signature(cls).parameters if name != "arguments"]
+        known = list(dict.fromkeys([*known, *cls.further]))
+        for name in names:
+            if name not in known:
+                raise UserError(f"argument {name!r} is unknown: {cls.name} takes {', '.join(known)}")
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -220,6 +233,18 @@ def whole_number(name: str, value: str | int, low: int, high: int) -> int:
     if re.fullmatch(r"\d{1,12}", str(value)) and low <= int(value) <= high:
         return int(value)
     raise UserError(f"{name} {value!r} is not a whole number in [{low}, {high}]: give -a {name}={low}, for example")
+
+
+def _check_folder(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise UserError(f"collection {root} is a file: name a folder, new or of an earlier crawl")
+    if root.is_dir() and not (root / "metadata.jsonl").exists():
+        others = sorted(path.name for path in root.iterdir() if path.name not in BEGUN and path.name[0] != ".")
+        if others:
+            raise UserError(
+                f"collection {root} is no Collection and holds other things ({len(others)}, the first {others[0]!r}): "
+                "name a folder that is new or empty, or of an earlier crawl"
+            )
 
 
 def _limits(arguments: dict[str, Any]) -> Limits:

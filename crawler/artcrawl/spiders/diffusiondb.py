@@ -85,7 +85,15 @@ class DiffusionDBSpider(LocalSpider):
         self.strata = (" ".join([subset, *(f"{name}<{score:g}" for name, score in self.max_scores.items())]),)
 
     async def start(self) -> AsyncIterator[Found | Lost]:
-        """The images, part by part."""
+        """The images, part by part; a disk that is full or cannot be read ends the crawl."""
+        try:
+            async for item in self._all_parts():
+                yield item
+        except OSError as error:
+            logger.error("the files of DiffusionDB cannot be kept or read (%s): mend that, then run again", error)
+            raise CloseSpider("cannot-read") from None
+
+    async def _all_parts(self) -> AsyncIterator[Found | Lost]:
         table = await self._table()
         for number in self.parts:
             if self.quotas.reached or self.is_ending():

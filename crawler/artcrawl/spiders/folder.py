@@ -31,6 +31,7 @@ class FolderSpider(LocalSpider):
 
     name = "folder"
     needs_contact = False
+    further = (*LocalSpider.further, *TEXTS)
 
     def __init__(self, path: str = "", collection: str = "", source: str = "folder", **arguments: Any) -> None:
         if not path or not collection:
@@ -39,9 +40,11 @@ class FolderSpider(LocalSpider):
         self.provenance = Provenance(source=clean_text(source, 100), **told)
         super().__init__(collection, self.provenance.source, **arguments)
         self.path = Path(path).resolve()
-        if not self.path.is_dir() and self.path.suffix.lower() != ".zip":
-            raise UserError(f"path {path} is neither a folder nor a .zip file: check it")
-        if self.path.is_dir() and self.collection_root.resolve().is_relative_to(self.path):
+        if not self.path.is_dir():
+            if self.path.suffix.lower() != ".zip" or not self.path.is_file():
+                raise UserError(f"path {path} is neither a folder nor a .zip file: check it")
+            Archive(self.path).close()
+        elif self.collection_root.resolve().is_relative_to(self.path):
             raise UserError(f"collection {collection} lies in {path}, and would be read as well: put it beside it")
         self.strata = (self.path.as_uri(),)
 
@@ -53,7 +56,12 @@ class FolderSpider(LocalSpider):
 
     def _files(self, page: Page) -> Iterator[Found | Lost]:
         for path in image_files(self.path):
-            name, status = path.relative_to(self.path).as_posix(), path.stat()
+            name = path.relative_to(self.path).as_posix()
+            try:
+                status = path.stat()
+            except OSError as error:  # it went since the folder was listed
+                yield Lost(self.source, None, "cannot-read", str(error), path.as_uri(), page.hold())
+                continue
             address = f"{path.as_uri()}?{status.st_size}-{status.st_mtime_ns}"
             yield Found(
                 address, self._provenance(name), partial(_read_file, path, self.limits.max_bytes), name, page.hold()

@@ -44,10 +44,11 @@ def append_line(path: Path | str, line: Mapping[str, Any] | str) -> None:
 
 def append_lines(path: Path | str, lines: Iterable[Mapping[str, Any] | str]) -> None:
     """Append lines with one write and one fsync. Kill-safe: a line is there whole, or `repair_lines` cuts it."""
-    text = as_lines(lines)
+    left = as_lines(lines).encode()
     # O_APPEND and a single write: lines of two processes never interleave.
     with Path(path).open("ab", buffering=0) as file:
-        file.write(text.encode())
+        while left:  # a disk with room for a part takes that part, and only then says that it is full
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
 
 
