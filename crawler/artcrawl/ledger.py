@@ -13,7 +13,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from artgate.artworks.files import append_lines, parse_lines, repair_lines
+from artgate.errors import UserError
 
 # Lines are read in pieces of so many bytes: a ledger of a million addresses is never held as lines.
 READ_BYTES = 4 * 2**20
@@ -101,6 +104,21 @@ class Ledger:
 def ledger_name(source: str) -> str:
     """The file name of a source's ledger."""
     return re.sub(r"[^\w.-]", "_", source)[:100].lstrip(".") + ".jsonl"
+
+
+def hold(ledger: Path) -> FileLock:
+    """The right to crawl this ledger's source, until it is released or the process ends.
+
+    Two crawls at once would each fetch all images, twice as fast as the site allows, and each to the target.
+    Raises UserError if another process has it.
+    """
+    ledger.parent.mkdir(exist_ok=True)
+    lock = FileLock(ledger.with_name(f".{ledger.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{ledger} is being written by another crawl of this source: wait for it, or end it") from None
+    return lock
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

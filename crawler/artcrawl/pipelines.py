@@ -16,7 +16,7 @@ from artgate.errors import UserError
 
 from .items import Found, Lost
 from .keeping import Keeper
-from .ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
+from .ledger import FOR_GOOD, Ledger, hold, is_undecided, ledger_name
 from .network.images import image_request
 from .network.withheld import Withheld
 from .optout import response_opt_out
@@ -64,7 +64,9 @@ class CollectionPipeline:
         assert engine is not None and stats is not None and isinstance(spider, CollectingSpider)
         self.engine, self.spider, self.stats = engine, spider, stats
         self.collection = Collection(spider.collection_root, create=True, limits=spider.limits)
-        self.ledger = Ledger(self.collection.root / "crawl" / ledger_name(spider.source), self.collection)
+        path = self.collection.root / "crawl" / ledger_name(spider.source)
+        self.lock = hold(path)
+        self.ledger = Ledger(path, self.collection)
         self.keeper = Keeper(self.collection, self.ledger)
         held = {artwork.provenance.image_url for artwork in self.collection}
         # One set, of a million addresses maybe.
@@ -76,6 +78,7 @@ class CollectionPipeline:
         """Say in one line what came of it."""
         if not self.is_open:
             return
+        self.lock.release()
         counts = {key: n for key, n in self.stats.get_stats().items() if key.startswith("artgate/")}
         dropped = {key.rpartition("/")[2]: n for key, n in sorted(counts.items()) if "/dropped/" in key}
         logger.info(

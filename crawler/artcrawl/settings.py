@@ -48,7 +48,7 @@ DOWNLOAD_TIMEOUT = 60
 # Where we may go: the public internet, and of other addresses only those named here (hosts, addresses, networks).
 # No proxy, for it would resolve names itself, unguarded.
 CRAWL_ALLOW_PRIVATE = os.environ.get("ARTGATE_CRAWL_ALLOW_PRIVATE", "")
-DNS_RESOLVER = "artcrawl.network.guard.GuardedResolver"
+TWISTED_DNS_RESOLVER = "artcrawl.network.guard.GuardedResolver"
 HTTPPROXY_ENABLED = False
 DOWNLOAD_HANDLERS = {
     "http": "artcrawl.network.headers.BoundedHeadersHandler",

@@ -80,6 +80,17 @@ def test_the_key_goes_to_the_api_alone_and_is_written_nowhere(crawl_with, crawle
     assert not any(Source.key.encode() in data for data in written)
 
 
+def test_a_key_that_is_refused_ends_it_with_one_message(crawl_with, crawled, log) -> None:
+    source = Source(Synthetic(12))
+    with serving_source(source) as server:
+        environment = {"CIVITAI_API_KEY": "a-key-of-yesterday"}
+        ended = crawl_with("civitai", {"base_url": server.url}, "CONCURRENT_REQUESTS=1", environment=environment)
+    assert ended.returncode == 1
+    assert log().count("refuses the key (status 401): put one that is valid into CIVITAI_API_KEY") == 1
+    assert "a-key-of-yesterday" not in log() and "Traceback" not in log()
+    assert len(source.calls) < 5  # of 30 strata
+
+
 @pytest.mark.slow
 def test_the_target_is_met_exactly_and_shared_by_the_strata(crawl_with, crawled, log) -> None:
     source = Source(Synthetic(90), Faults(rate=0.05, kinds=("opt-out",)))

@@ -5,6 +5,7 @@ import pytest
 from gallery_server import Synthetic
 from pictures import picture
 
+from artcrawl.ledger import hold
 from artcrawl.spiders.folder import FolderSpider
 from artcrawl.spiders.gallery import GallerySpider
 from artgate.artworks.collection import Collection
@@ -122,3 +123,14 @@ def test_a_collection_that_cannot_be_opened_ends_it_with_one_message(
     assert "the collection cannot be opened" in line and message in line
     assert "Traceback" not in log()
     assert (crawled / name).read_text() == text
+
+
+def test_a_second_crawl_of_the_same_source_is_refused_while_the_first_runs(folder, crawl_with, crawled, log) -> None:
+    Collection(crawled, create=True)
+    lock = hold(crawled / "crawl" / "folder.jsonl")
+    assert crawl_with("folder", {"path": folder}).returncode == 1
+    assert "folder.jsonl is being written by another crawl of this source: wait for it, or end it" in log()
+    assert crawl_with("folder", {"path": folder, "source": "another"}).returncode == 0
+    lock.release()
+    assert crawl_with("folder", {"path": folder}).returncode == 0
+    assert len(Collection(crawled)) == 6

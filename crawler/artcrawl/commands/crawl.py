@@ -13,7 +13,7 @@ from ..network.addresses import allowed
 from ..spiders.collecting import CollectingSpider
 
 # Reasons to end that need the operator: the status is 1.
-FAILED = {"cannot-open", "cannot-read", "cannot-write", "no-metadata", "start_error"}
+FAILED = {"cannot-open", "cannot-read", "cannot-write", "key-refused", "no-metadata", "start_error"}
 
 
 class Command(crawl.Command):

@@ -79,7 +79,7 @@ class GuardedResolver(CachingThreadedResolver):
     """Resolves names as Scrapy does, but fails for one that leads to an address which may not be asked.
 
     The address that passes here is the one that is connected to, so a name that resolves to something else the second
-    time gains nothing (DNS rebinding). Scrapy's setting DNS_RESOLVER names this class.
+    time gains nothing (DNS rebinding). Scrapy's setting TWISTED_DNS_RESOLVER names this class.
     """
 
     # Twisted forgets why a name did not resolve. name -> the address that was refused.

@@ -4,6 +4,7 @@ Civitai's terms allow no crawler but this API, for personal, non-commercial use.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from scrapy import Request
+from scrapy.exceptions import CloseSpider
 from scrapy.http import Response
+from twisted.python.failure import Failure
 
 from artgate.artworks.artwork import Provenance
 from artgate.artworks.text import clean_float, clean_int, clean_text
@@ -20,7 +23,9 @@ from artgate.errors import UserError
 
 from ..items import Found, Lost
 from ..pages import Page
-from .collecting import PagingSpider, Results, web_address, whole_number
+from .collecting import AsyncResults, PagingSpider, Results, web_address, whole_number
+
+logger = logging.getLogger(__name__)
 
 KEY = "CIVITAI_API_KEY"
 SORTS = ("Most Reactions", "Most Comments", "Most Collected", "Newest", "Oldest", "Random")
@@ -72,6 +77,7 @@ class CivitaiSpider(PagingSpider):
             raise UserError("collection is needed: give -a collection=FOLDER")
         super().__init__(collection, "civitai", target, **arguments)
         self._authorization = f"Bearer {_key()}"
+        self.is_key_refused = False
         self.levels = LEVELS[: LEVELS.index(_one_of("nsfw", nsfw, LEVELS)) + 1]
         self.limit = whole_number("limit", limit, 1, MAX_PAGE)
         self.base_url = _base_url(base_url)
@@ -112,6 +118,16 @@ class CivitaiSpider(PagingSpider):
         entries, page.following = read_answer(response.body)
         for entry in entries:
             yield self._item(entry, page)
+
+    async def page_failed(self, failure: Failure) -> AsyncResults:
+        """As for every list; but a key that is refused once is refused for all of them."""
+        if self.lost(failure).reason == "http-401":
+            if not self.is_key_refused:  # by the first of those on their way
+                logger.error("%s refuses the key (status 401): put one that is valid into %s", self.base_url, KEY)
+            self.is_key_refused = True
+            raise CloseSpider("key-refused")
+        async for result in super().page_failed(failure):
+            yield result
 
     def _item(self, entry: Mapping[str, Any], page: Page) -> Found | Lost:
         number = clean_int(entry.get("id"), 0, 2**63 - 1)
