@@ -114,6 +114,13 @@ def test_a_line_torn_at_any_byte_is_left_out_and_cut_and_the_rest_goes_on(tmp_pa
         assert read_lines(path) == [*expected, {"n": 3}]
 
 
+def test_a_file_name_that_is_not_utf8_is_kept_as_jsons_escape(tmp_path):
+    path = tmp_path / "log.jsonl"
+    append_line(path, {"name": "a\udcff ☃.png"})
+    assert path.read_text(encoding="utf-8") == '{"name": "a\\udcff ☃.png"}\n'
+    assert read_lines(path) == [{"name": "a\udcff ☃.png"}]
+
+
 def test_a_line_that_a_full_disk_cuts_short_is_no_success(tmp_path):
     path = tmp_path / "log.jsonl"
     append_line(path, {"n": 1})

@@ -188,6 +188,16 @@ def test_a_plain_folder_is_searched_through_and_generation_parameters_are_read(t
     assert {(d["reason"], d["source_id"]) for d in drops} == {("not-an-image", "deep/bad.webp")}
 
 
+def test_a_file_whose_name_is_not_utf8_is_imported(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / os.fsdecode(b"a\xff.png")).write_bytes(png(1))
+    (tmp_path / "plain" / os.fsdecode(b"b\xff.png")).write_bytes(b"broken")
+    collection = import_folder(tmp_path / "plain", tmp_path / "collection")
+    assert [artwork.provenance.source_id for artwork in collection] == ["a.png"]
+    (drop,) = read_lines(tmp_path / "collection/drops.jsonl")
+    assert (drop["reason"], drop["name"]) == ("not-an-image", os.fsdecode(b"b\xff.png"))
+
+
 def test_an_empty_or_missing_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"holds no file ending in .*\.png"):
         import_folder(tmp_path, tmp_path / "c")

@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 
@@ -92,6 +93,16 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path, monkeypatch, argument
     with pytest.raises(UserError) as raised:
         FolderSpider(**{"collection": "c", **arguments})
     assert message in str(raised.value)
+
+
+def test_names_that_are_not_utf8_cost_nothing(tmp_path, crawl_with, crawled, log) -> None:
+    (tmp_path / "names").mkdir()
+    for name, data in {b"a\xff.png": PICTURES.data(0), b"b\xff.png": b"broken", b"c.png": PICTURES.data(1)}.items():
+        (tmp_path / "names" / os.fsdecode(name)).write_bytes(data)
+    assert crawl_with("folder", {"path": tmp_path / "names"}).returncode == 0
+    assert {artwork.provenance.source_id for artwork in Collection(crawled)} == {"a.png", "c.png"}
+    assert [drop["reason"] for drop in read_lines(crawled / "drops.jsonl")] == ["not-an-image"]
+    assert "Traceback" not in log()
 
 
 def test_arguments_that_a_spider_does_not_take_are_named() -> None:

@@ -183,3 +183,13 @@ def test_a_waiting_crawl_can_be_ended(gallery_collection, crawl, crawled, log) -
         assert process.wait(timeout=10) == 0
         crawl(site(f"{server.url}/"))
     assert len(Collection(crawled)) == 1
+
+
+def test_addresses_in_json_that_are_no_text_cost_themselves_only(crawl, crawled, log) -> None:
+    body = b'{"items": [{"u": "/\\ud800.png"}, {"u": "/1.png"}], "next": "/\\ud800"}'
+    with hostile({"/": answer(body, "application/json"), "/1.png": answer(png(1), "image/png")}) as server:
+        description = "name: g\nselectors: jmespath\nitems: items\nimage: u\nnext: next\n"
+        crawl(f"{description}start_urls: {server.url}/\n")
+    assert len(Collection(crawled)) == 1
+    assert (log.stat("artgate/dropped/no-image"), log.stat("artgate/dropped/bad-link")) == (1, 1)
+    assert "Traceback" not in log()

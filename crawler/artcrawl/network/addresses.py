@@ -10,8 +10,12 @@ from artgate.errors import UserError
 
 Address = IPv4Address | IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-# Special purpose by the IANA registries, which the `ipaddress` of some releases of Python holds global.
-SPECIAL = [ipaddress.ip_network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20")]
+# Special purpose by the IANA registries, which the `ipaddress` of some releases of Python holds global; and site-local
+# addresses, deprecated (RFC 3879) but private wherever they are still in use.
+SPECIAL = [
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "fec0::/10")
+]
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,7 @@ def web_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url[:100]!r} is not an address on the web")
+    url.encode()  # UnicodeEncodeError, a ValueError, for the lone surrogates that JSON may hold
     return url
 
 

@@ -145,7 +145,8 @@ def _as_line(line: Mapping[str, Any] | str) -> str:
     text = line if isinstance(line, str) else json.dumps(line, ensure_ascii=False, allow_nan=False)
     if "\n" in text:
         raise ValueError("a line must not hold a newline")
-    return text + "\n"
+    # A lone surrogate (a file name that is not UTF-8) has no bytes of its own; so written it is JSON's escape for it.
+    return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:

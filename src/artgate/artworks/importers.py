@@ -81,7 +81,9 @@ def _new_artwork(path: Path, provenance: Provenance, source: Path) -> NewArtwork
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): put it back or leave it out") from None
-    named = replace(provenance, source_id=provenance.source_id or path.relative_to(source).as_posix())
+    # Cleaned, for names of files need not be text.
+    source_id = provenance.source_id or clean_text(path.relative_to(source).as_posix())
+    named = replace(provenance, source_id=source_id)
     return NewArtwork(data, with_parameters(named, data), path.name)
 
 
