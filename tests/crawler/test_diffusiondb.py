@@ -196,3 +196,11 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path, data) -> None:
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(UserError, match="is not a zip archive"):
         Archive(tmp_path / "a.zip")
+
+
+def test_a_disk_that_takes_no_downloads_ends_it_with_one_message(tmp_path, crawl_with, log) -> None:
+    (tmp_path / "file").touch()
+    arguments = {"base": "http://127.0.0.1:9", "downloads": tmp_path / "file" / "below"}
+    assert crawl_with("diffusiondb", arguments).returncode == 1
+    assert log().count("the files of DiffusionDB cannot be kept or read ([Errno 20] Not a directory") == 1
+    assert "Traceback" not in log()
