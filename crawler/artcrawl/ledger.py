@@ -2,7 +2,8 @@
 
 Lines of `<collection>/crawl/<source>.jsonl`:
 - {"address": …, "kept": image_id, "stratum": …} or {"address": …, "dropped": reason}: decided for good, and never
-  fetched again, even after the artwork was purged. Delete a line to have its address tried again.
+  fetched again (if dropped by "limits", then under these), even after the artwork was purged. Delete a line to have
+  its address tried again.
 - {"stratum": …, "done": cursor, "next": cursor or null}: all on that page is decided.
 - {"round": n}: all pages were done, and are looked at anew.
 """
@@ -10,11 +11,13 @@ Lines of `<collection>/crawl/<source>.jsonl`:
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from artgate.artworks.decode import LIMITS, Limits
 from artgate.artworks.files import append_lines, parse_lines, repair_lines
 from artgate.errors import UserError
 
@@ -32,6 +35,8 @@ FOR_GOOD = {
     "video",
     "withdrawn",
 }
+# Judged by the operator's limits, and so only as lasting as these.
+BY_LIMITS = {"too-many-bytes", "too-many-pixels", "too-small", "aspect", "excluded-format"}
 # The network or the host failed, not the image. All other drops cost no fetch, and another crawl may judge anew.
 UNDECIDED = re.compile(r"http-.*|.*-failed|host-.*|timeout|cannot-read")
 
@@ -44,10 +49,14 @@ def is_undecided(reason: str) -> bool:
 class Ledger:
     """The file of one source. known: addresses decided for good. kept: how many artworks each stratum gave."""
 
-    def __init__(self, path: Path, held: Container[str]) -> None:
-        """Read the file, if there is one. held: the image_ids that the Collection has; others do not count as kept."""
+    def __init__(self, path: Path, held: Container[str], limits: Limits = LIMITS) -> None:
+        """Read the file, if there is one. held: the image_ids that the Collection has; others do not count as kept.
+
+        limits: what this crawl takes; addresses dropped under others are to be tried again.
+        """
         self.path = path
         self._held = held
+        self._limits = " ".join(map(str, astuple(limits)))
         self.known: set[str] = set()
         self.kept: Counter[str] = Counter()
         self.rounds = 0
@@ -60,6 +69,7 @@ class Ledger:
     def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Add lines; on the disk when this returns."""
         if lines:
+            lines = [{**line, "limits": self._limits} if line.get("dropped") in BY_LIMITS else line for line in lines]
             repair_lines(self.path)  # of a write that a full disk cut short
             append_lines(self.path, lines)
             for line in lines:
@@ -91,7 +101,8 @@ class Ledger:
 
     def _take_in(self, line: Mapping[str, Any]) -> None:
         if "address" in line:
-            self.known.add(line["address"])
+            if line.get("limits", self._limits) == self._limits:
+                self.known.add(line["address"])
             if line.get("kept") in self._held:
                 self.kept[line.get("stratum", "")] += 1
         elif "done" in line:

@@ -66,7 +66,7 @@ class CollectionPipeline:
         self.collection = Collection(spider.collection_root, create=True, limits=spider.limits)
         path = self.collection.root / "crawl" / ledger_name(spider.source)
         self.lock = hold(path)
-        self.ledger = Ledger(path, self.collection)
+        self.ledger = Ledger(path, self.collection, spider.limits)
         self.keeper = Keeper(self.collection, self.ledger)
         held = {artwork.provenance.image_url for artwork in self.collection}
         # One set, of a million addresses maybe.

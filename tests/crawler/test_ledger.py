@@ -13,6 +13,7 @@ from artcrawl.ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
 from artcrawl.pages import Page, Quotas
 from artcrawl.progress import duration, line
 from artgate.artworks.collection import Collection
+from artgate.artworks.decode import Limits
 from artgate.artworks.files import append_lines, read_lines
 
 KEY = {"CIVITAI_API_KEY": Source.key}
@@ -84,6 +85,15 @@ def test_what_is_for_good_is_not() -> None:
 )
 def test_a_ledgers_name_stays_in_its_folder(source: str, name: str) -> None:
     assert ledger_name(source) == name
+
+
+def test_what_was_dropped_by_limits_is_tried_again_under_others(tmp_path) -> None:
+    path = tmp_path / "crawl" / "a.jsonl"
+    strict = Limits(min_side=1024)
+    drops = {"small": "too-small", "long": "aspect", "broken": "corrupt"}
+    Ledger(path, set(), strict).append([{"address": a, "dropped": reason} for a, reason in drops.items()])
+    assert Ledger(path, set(), strict).known == {"small", "long", "broken"}
+    assert Ledger(path, set(), Limits()).known == {"broken"}
 
 
 @pytest.mark.slow
