@@ -123,7 +123,7 @@ def test_each_fault_costs_its_own_artwork_only_and_is_noted(gallery_collection, 
     assert "Traceback" not in log()
 
 
-@pytest.mark.parametrize("what", ["image", "page"])
+@pytest.mark.parametrize("what", ["image", pytest.param("page", marks=pytest.mark.slow)])
 def test_retry_after_is_waited_for_by_the_whole_host(gallery_collection, crawl, crawled, log, what) -> None:
     busy = list(gallery_collection)[4]  # among the first to be asked for
     path = f"/{busy.file_name}" if what == "image" else f"/artwork/{busy.image_id}"

@@ -87,6 +87,7 @@ def test_each_hostile_image_costs_itself_only(gallery_collection, crawl, crawled
     assert "'finish_reason': 'finished'" in log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("list_", ["circle", "calendar", "deserts"])
 def test_lists_without_end_end(gallery_collection, crawl, crawled, log, list_: str) -> None:
     image = answer(*files_of(gallery_collection)[0])
@@ -124,6 +125,7 @@ def test_a_start_page_that_is_none_ends_it_with_a_count(crawl, crawled, log, sta
     assert "Traceback" not in log()
 
 
+@pytest.mark.slow
 def test_a_long_list_of_what_is_held_is_no_desert(crawl, crawled, log) -> None:
     """Re-crawled, all of its pages are read, so that what is new on the last is found."""
     plays: dict[str, Play] = {}
@@ -148,6 +150,7 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_crawling_again_confirms_pages_and_asks_for_no_image(gallery_collection, crawl, crawled, log) -> None:
     gallery = Gallery(gallery_collection, page_size=4)
 
@@ -170,6 +173,7 @@ def test_crawling_again_confirms_pages_and_asks_for_no_image(gallery_collection,
     assert log.stat("httpcache/revalidate") == 3
 
 
+@pytest.mark.slow
 def test_a_waiting_crawl_can_be_ended(gallery_collection, crawl, crawled, log) -> None:
     busy = answer(b"", status=503, Retry_After="500")
     image = answer(*files_of(gallery_collection)[0])

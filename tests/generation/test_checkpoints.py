@@ -165,7 +165,7 @@ class Silent(BaseHTTPRequestHandler):
         time.sleep(60)
 
 
-@pytest.mark.parametrize("network", ["refused", "silent"])
+@pytest.mark.parametrize("network", ["refused", pytest.param("silent", marks=pytest.mark.slow)])
 def test_without_a_network_the_error_comes_soon_and_names_the_cures(tmp_path, network):
     with serving(Silent) as address:
         endpoint = address if network == "silent" else "http://127.0.0.1:9"
