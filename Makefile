@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 # One environment; each stamp says which extras are in it. A changed pyproject or constraints file installs again.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# One process more than there are cores, for those that wait for a crawl; at most five, of about 1.3 GB each.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 5)))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint format bench clean
@@ -18,7 +20,7 @@ setup: $(DEV_READY) ## make the environment with everything in it (demo and test
 demo: $(DEMO_READY) ## run the whole line offline on what is embedded: crawl, grade, train, generate, gate, enlarge (4 minutes)
 	$(BIN)/python -m artgate.demo
 
-test: $(DEV_READY) ## run all tests (about 20 minutes on two cores)
+test: $(DEV_READY) ## run all tests (about 10 minutes on two cores)
 	$(PYTEST)
 
 test-fast: $(DEV_READY) ## run the tests that take seconds (under 3 minutes)

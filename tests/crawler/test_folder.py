@@ -136,6 +136,7 @@ def test_a_collection_that_cannot_be_opened_ends_it_with_one_message(
     assert (crawled / name).read_text() == text
 
 
+@pytest.mark.slow
 def test_a_second_crawl_of_the_same_source_is_refused_while_the_first_runs(folder, crawl_with, crawled, log) -> None:
     Collection(crawled, create=True)
     lock = hold(crawled / "crawl" / "folder.jsonl")
