@@ -3,6 +3,8 @@
 import io
 import os
 import resource
+import signal
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -73,3 +75,22 @@ def within_memory(megabytes: int, work: Callable[[], None]) -> Callable[[], None
         work()
 
     return limited
+
+
+def fork_killed_at(work: Callable[[], object], number: int) -> int:
+    """Run `work` in a fork that is killed at its `number`-th open, rename, removal or listing; its exit status."""
+
+    def counted() -> None:
+        left = number
+
+        def hook(event: str, arguments: tuple) -> None:
+            nonlocal left
+            if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir"):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        work()
+
+    return run_in_fork(counted)

@@ -1,14 +1,13 @@
 import json
-import os
 import re
 import signal
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import png, run_in_fork
+from pictures import fork_killed_at, png
 
 from artgate.artworks.artwork import Provenance
 from artgate.artworks.collection import Collection, NewArtwork
@@ -153,18 +152,7 @@ def test_a_purge_killed_at_any_step_is_finished_by_the_same_command(artgate, tmp
         root = tmp_path / str(step)
         made(root)
 
-        def work(root: Path = root, left: int = step) -> None:
-            def hook(event: str, _: tuple) -> None:
-                nonlocal left
-                if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir"):
-                    left -= 1
-                    if left == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            sys.addaudithook(hook)
-            artgate(*arguments(root))
-
-        status = run_in_fork(work)
+        status = fork_killed_at(partial(artgate, *arguments(root)), step)
         statuses[status] += 1
         assert artgate(*arguments(root))[0] == 0
         assert held(root) == dict.fromkeys(held(root), {_ALL[1], _ALL[3], _ALL[5]})

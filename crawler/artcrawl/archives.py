@@ -26,7 +26,10 @@ class Archive:
         try:
             size = _directory_bytes(path)
             if size > MAX_DIRECTORY_BYTES:
-                raise UserError(f"{path}: its list of members has {size} bytes, the limit is {MAX_DIRECTORY_BYTES}")
+                raise UserError(
+                    f"{path}: its list of members has {size} bytes, the limit is {MAX_DIRECTORY_BYTES}: "
+                    "unpack it yourself and crawl the folder, if you trust it"
+                )
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
             raise UserError(f"{path} is not a zip archive ({error}): fetch it again") from None

@@ -2,14 +2,13 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from itertools import count, islice
 from pathlib import Path
 
 import pytest
-from pictures import encoded, picture, png, run_in_fork
+from pictures import encoded, fork_killed_at, picture, png
 
 from artgate.artworks import storage
 from artgate.artworks.artwork import Artwork, Provenance, image_id_of
@@ -365,23 +364,8 @@ def _add_for_ever(root: Path, numbers: list[int], group: int, acknowledge: int) 
         os.write(acknowledge, "".join(f"{r.image_id}\n" for r in results).encode())
 
 
-def _killed_at_event(work, number: int) -> bool:
-    """Run `work` in a fork that is killed at its `number`-th open, rename, removal or directory listing."""
-
-    def counted() -> None:
-        left = number
-
-        def hook(event: str, arguments: tuple) -> None:
-            nonlocal left
-            if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir"):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        work()
-
-    return run_in_fork(counted) == -signal.SIGKILL
+def killed_at(work, number: int) -> bool:
+    return fork_killed_at(work, number) == -signal.SIGKILL
 
 
 def test_a_kill_at_every_single_step_of_an_add_leaves_each_artwork_whole_or_absent(tmp_path):
@@ -389,7 +373,7 @@ def test_a_kill_at_every_single_step_of_an_add_leaves_each_artwork_whole_or_abse
     for step in range(1, 200):
         root = tmp_path / str(step)
         made(root, 2)
-        killed = _killed_at_event(lambda root=root: Collection(root).add_many([item(2), item(3), item(4)]), step)
+        killed = killed_at(lambda root=root: Collection(root).add_many([item(2), item(3), item(4)]), step)
         kept = [a.provenance.source_id for a in assert_sound(root)]
         assert kept[:2] == ["0", "1"]
         assert set(kept[2:]) <= {"2", "3", "4"}
@@ -406,7 +390,7 @@ def test_a_kill_at_every_single_step_of_a_purge_is_finished_by_the_next_open(tmp
     for step in range(1, 200):
         root = tmp_path / str(step)
         victims = [a.image_id for a in made(root, 4)][1:3]
-        killed = _killed_at_event(lambda root=root, victims=victims: Collection(root).purge(victims), step)
+        killed = killed_at(lambda root=root, victims=victims: Collection(root).purge(victims), step)
         kept = [a.provenance.source_id for a in assert_sound(root)]
         assert kept in (["0", "1", "2", "3"], ["0", "3"])
         outcomes[len(kept)] += 1
@@ -422,7 +406,7 @@ def test_a_kill_at_every_single_step_of_a_purge_by_creator_leaves_all_or_nothing
     for step in range(1, 200):
         root = tmp_path / str(step)
         Collection(root, create=True).add_many([crawled(i, "ann" if i % 2 else "bob") for i in range(4)])
-        killed = _killed_at_event(lambda root=root: Collection(root).purge_all(creator="ann"), step)
+        killed = killed_at(lambda root=root: Collection(root).purge_all(creator="ann"), step)
         collection = Collection(root)
         urls = [a.provenance.image_url[9] for a in collection]
         assert urls in (list("0123"), list("02"))

@@ -1,11 +1,9 @@
-import os
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from pictures import encoded, painting, png, run_in_fork
+from pictures import encoded, fork_killed_at, painting, png
 
 from artgate.artworks.artwork import Provenance, image_id_of
 from artgate.artworks.collection import Collection, NewArtwork
@@ -92,18 +90,7 @@ def test_a_merge_killed_at_any_step_is_finished_by_the_next(tmp_path, monkeypatc
         root = tmp_path / str(step)
         made(root, range(4, 6), "t")
 
-        def work(root: Path = root, left: int = step) -> None:
-            def hook(event: str, arguments: tuple) -> None:
-                nonlocal left
-                if event in ("open", "os.rename", "os.remove", "os.listdir", "os.scandir"):
-                    left -= 1
-                    if left == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            sys.addaudithook(hook)
-            merge(Collection(root), [source.root])
-
-        status = run_in_fork(work)
+        status = fork_killed_at(lambda root=root: merge(Collection(root), [source.root]), step)
         killed[status] += 1
         merge(Collection(root), [source.root])
         told = [(a.provenance.source, a.provenance.source_id) for a in Collection(root)]
