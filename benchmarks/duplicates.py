@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from artgate.artworks.artwork import Artwork, file_name_of, image_id_of
+from artgate.artworks.decode import sketch
 from artgate.artworks.duplicates import MIN_QUALITY, RADIUS, group_duplicates, hash_and_quality, mirrored_hash
 from artgate.artworks.near import NearIndex
 
@@ -157,13 +158,13 @@ KINDS: dict[str, Change] = {
 
 
 def _hash_file(path: Path) -> tuple[NDArray[np.uint8], int]:
-    return hash_and_quality(Image.open(path).convert("RGB"))
+    return hash_and_quality(sketch(path.read_bytes()).picture)  # as a Collection does
 
 
 def _copies_of(path: Path) -> tuple[list[int], int]:
     """Distance of each kind of copy from the image or from its mirror picture, whichever is less; its quality."""
     image = Image.open(path).convert("RGB")
-    original, quality = hash_and_quality(image)
+    original, quality = _hash_file(path)
     copies = np.stack([hash_and_quality(change(image))[0] for change in KINDS.values()])
     direct, mirrored = (np.bitwise_count(copies ^ h).sum(1) for h in (original, mirrored_hash(original)))
     return np.minimum(direct, mirrored).tolist(), quality
