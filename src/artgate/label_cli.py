@@ -1,0 +1,51 @@
+"""`artgate label …`: from votes of people to grades that `train.py` learns from."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artgate.collection_cli import CollectionArgument
+
+label = typer.Typer(help="From votes of people to grades that `train.py` learns from.", no_args_is_help=True)
+
+
+class Method(StrEnum):
+    """How `artgate label consensus` joins votes."""
+
+    MAJORITY = "majority"
+    DAWID_SKENE = "dawid-skene"
+
+
+@label.command("import")
+def label_import(
+    export: Annotated[Path, typer.Argument(help="A Label Studio project exported in the format JSON.")],
+    collection: CollectionArgument,
+) -> None:
+    """Read the votes of a Label Studio export into the Collection's votes.jsonl, beside those already there."""
+    from artgate.artworks.collection import Collection
+    from artgate.labels.votes import FILE_NAME, latest_votes, read_votes, votes_from_label_studio, write_votes
+
+    votes, left_out = votes_from_label_studio(export, Collection(collection))
+    earlier = read_votes(collection) if (collection / FILE_NAME).exists() else []
+    kept = latest_votes([*earlier, *votes])
+    write_votes(collection, kept)
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "nothing"
+    typer.echo(f"{len(votes)} votes read, {len(kept)} now in {collection / FILE_NAME}; left out: {told}")
+
+
+@label.command("consensus")
+def label_consensus(
+    collection: CollectionArgument,
+    method: Annotated[
+        Method, typer.Option(help="Vote shares, or annotators weighed by their confusions.")
+    ] = Method.MAJORITY,
+) -> None:
+    """Join the votes of a Collection into grade probabilities: grades.jsonl, which `train.py` reads."""
+    from artgate.labels.consensus import consensus
+    from artgate.labels.votes import read_votes
+
+    grades = consensus(read_votes(collection), method.value)
+    path = grades.save(collection)
+    typer.echo(f"{len(grades)} graded artworks in {path}")
