@@ -252,6 +252,7 @@ class Source:
         self.pictures, self.faults, self.dump, self.delay = pictures, faults, dump, delay
         self.levels, self.kinds = dict(levels or {}), dict(kinds or {})
         self.calls: list[Call] = []
+        self.connected: set[int] = set()  # a number for each connection that is open
         self.forgotten: set[str] = set()
         self.extra: dict[str, Reply | Callable[[Call], Reply]] = {}
         self._times: Counter[str] = Counter()
@@ -260,8 +261,10 @@ class Source:
         """The numbers of the pictures that a crawl is to end with."""
         return {n for n in range(len(self.pictures)) if self.faults.of(n) != "opt-out"}
 
-    def images_asked(self) -> Counter[str]:
-        return Counter(call.path for call in self.calls if call.path.startswith(("/images/", "/copies/")))
+    def images_asked(self, since: int = 0) -> Counter[str]:
+        """How often each image was, in the calls from the one of this number on."""
+        calls = self.calls[since:]
+        return Counter(call.path for call in calls if call.path.startswith(("/images/", "/copies/")))
 
     def answer(self, call: Call) -> Reply | None:
         """The answer; None resets the connection."""
@@ -460,8 +463,10 @@ def _source_handler(source: Source) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def handle(self) -> None:
+            source.connected.add(id(self))
             with suppress(ConnectionError):  # of clients that were killed
                 super().handle()
+            source.connected.discard(id(self))
 
         def finish(self) -> None:
             with suppress(ConnectionError, ValueError):

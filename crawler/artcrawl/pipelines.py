@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NoReturn
 
@@ -34,12 +35,14 @@ class CollectionPipeline:
     """Fetches each image once, checks it, and adds it with its provenance; notes why for all that is not kept.
 
     What the Collection holds, or the ledger has decided for good, is not fetched again, so that a crawl that was
-    killed goes on when it is run again.
+    killed goes on when it is run again. What it can have fetched in vain is bounded: no more than twice
+    CONCURRENT_REQUESTS images are asked for, or wait to be written, at once (nor lie in memory, when a disk is slow).
     """
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
         self.is_open = False
+        self.in_hand = asyncio.Semaphore(2 * crawler.settings.getint("CONCURRENT_REQUESTS"))
         self.closing: asyncio.Future[None] | None = None
 
     @classmethod
@@ -128,10 +131,11 @@ class CollectionPipeline:
         kept = False
         try:
             if self._is_ending() or not await self.spider.quotas.take(stratum):
-                self._count("left")
-                raise Undecided(f"left for another crawl: {item.address}", log_level="DEBUG")
+                self._leave(item)
             try:
-                artwork = await self._keep(item, stratum)
+                # The spiders of files bound themselves how many they give.
+                async with self.in_hand if item.read is None else nullcontext():
+                    artwork = await self._keep(item, stratum)
                 kept = True
             finally:
                 self.spider.quotas.give_back(stratum, kept)
@@ -143,6 +147,8 @@ class CollectionPipeline:
         return artwork
 
     async def _keep(self, item: Found, stratum: str) -> Artwork:
+        if self._is_ending():  # by now
+            self._leave(item)
         data, provenance = await self._fetch(item)
         outcome = await self.keeper.keep(NewArtwork(data, provenance, item.name), item.address, stratum)
         if outcome.artwork is None or outcome.reason:
@@ -152,6 +158,10 @@ class CollectionPipeline:
         if outcome.artwork.near_duplicate_of:
             self._count("near-duplicates")
         return outcome.artwork
+
+    def _leave(self, item: Found) -> NoReturn:
+        self._count("left")
+        raise Undecided(f"left for another crawl: {item.address}", log_level="DEBUG")
 
     async def _fetch(self, item: Found) -> tuple[bytes, Provenance]:
         refusal = self.collection.refusal(item.provenance)
