@@ -6,6 +6,7 @@ FaultyGallery is the plain gallery of artgate.artworks.serve, with faults by pat
 import argparse
 import json
 import random
+import re
 import signal
 import socket
 import struct
@@ -31,7 +32,8 @@ from pyarrow import parquet
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
-from artgate.artworks.serve import Gallery, Reply
+from artgate.artworks.decode import sniff
+from artgate.artworks.serve import MEDIA_TYPES, Gallery, Reply
 
 # A fault makes, of the right answer and of how often the path was asked for before, the answer that is given.
 Fault = Callable[[Reply, int], Reply]
@@ -196,20 +198,40 @@ class Held:
         return self.artworks[number].provenance.prompt or ""
 
 
+class Files:
+    """Image files and the prompt of each, such as those of AGIQA-3K."""
+
+    def __init__(self, prompts: Mapping[Path, str]) -> None:
+        self.paths, self.prompts = list(prompts), list(prompts.values())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def data(self, number: int) -> bytes:
+        return self.paths[number].read_bytes()
+
+    def prompt(self, number: int) -> str:
+        return self.prompts[number]
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 TRANSIENT = ("429", "503", "reset", "truncated")
+# Of a dump: what is wrong with an image in a part, or with its row; and with a part, besides TRANSIENT.
+IN_PARTS = ("cut", "page", "damaged", "no-row", "nsfw-image", "nsfw-prompt", "withdrawn", "duplicate")
+OF_PARTS = (*TRANSIENT, "missing", "no-archive")
 BASE_MODELS = ("SD 1.5", "SDXL 1.0", "Pony")
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Which pictures have which fault, by a seed, so that the expected set is known.
+    """Which pictures have which fault (or parts, by the number in their name), by a seed: the expected set is known.
 
     rate: the share of pictures that each kind takes, in [0, 1 / number of kinds]. The transient ones spoil the first
-    answer only. opt-out: the image says noai. duplicate: it is listed again at another address.
+    answer only. opt-out: the image says noai. duplicate: it is there again at another address. For the others see
+    `write_dump`; a missing part is a 404.
     """
 
     seed: int = 0
@@ -234,8 +256,9 @@ class Call:
 class Source:
     """Pictures as a Civitai-like API (`/api/v1/images`, key required), as a gallery (`/list/1`), and files (`/dump/`).
 
-    levels, kinds: nsfwLevel and type of a picture by number, None and image where they are missing. cursors that
-    `forgotten` names are answered with 400. extra: further answers by path. delay: seconds that each image takes.
+    part_faults: of the dump's parts. levels, kinds: nsfwLevel and type of a picture by number, None and image where
+    they are missing. cursors that `forgotten` names are answered with 400. extra: further answers by path. delay:
+    seconds that each image takes.
     """
 
     key = "loopback-key-1234567890"
@@ -248,8 +271,10 @@ class Source:
         levels: Mapping[int, str] | None = None,
         kinds: Mapping[int, str] | None = None,
         delay: float = 0.0,
+        part_faults: Faults = Faults(),
     ) -> None:
         self.pictures, self.faults, self.dump, self.delay = pictures, faults, dump, delay
+        self.part_faults = part_faults
         self.levels, self.kinds = dict(levels or {}), dict(kinds or {})
         self.calls: list[Call] = []
         self.connected: set[int] = set()  # a number for each connection that is open
@@ -283,7 +308,7 @@ class Source:
             case ["list", page]:
                 return self._list(int(page))
             case ["dump", *parts] if self.dump is not None:
-                return _ranged(self.dump.joinpath(*parts), call.headers.get("Range"))
+                return self._dumped(call, self.dump.joinpath(*parts))
         return Reply(b"<h1>Not found</h1>", status=404)
 
     def stratum(self, sort: str, period: str, base_model: str) -> list[int]:
@@ -330,11 +355,23 @@ class Source:
             }
 
     def _image(self, path: str, folder: str, number: int) -> Reply | None:
-        before, fault = self._times[path], self.faults.of(number)
-        self._times[path] += 1
-        right = Reply(self.pictures.data(number), "image/png")
+        data, fault = self.pictures.data(number), self.faults.of(number)
+        right = Reply(data, MEDIA_TYPES[sniff(data) or "PNG"])
         if fault == "opt-out":
-            return replace(right, headers={"X-Robots-Tag": "noai"})
+            right = replace(right, headers={"X-Robots-Tag": "noai"})
+        return self._spoilt(right, path, fault)
+
+    def _dumped(self, call: Call, path: Path) -> Reply | None:
+        part = re.fullmatch(r"part-(\d{6})\.zip", path.name)
+        fault = self.part_faults.of(int(part[1])) if part else None
+        if fault == "missing":
+            return Reply(b"<h1>Not found</h1>", status=404)
+        return self._spoilt(_ranged(path, call.headers.get("Range")), call.path, fault)
+
+    def _spoilt(self, right: Reply, path: str, fault: str | None) -> Reply | None:
+        """The right answer, but the first time what a transient fault makes of it."""
+        before = self._times[path]
+        self._times[path] += 1
         if before or fault not in TRANSIENT:
             return right
         if fault == "truncated":
@@ -378,39 +415,61 @@ def serving_source(source: Source, port: int = 0) -> Iterator[SourceServer]:
 
 
 def write_dump(
-    folder: Path, pictures: Pictures, part_size: int, columns: Mapping[str, list[Any]] | None = None
+    folder: Path,
+    pictures: Pictures,
+    part_size: int,
+    columns: Mapping[str, list[Any]] | None = None,
+    faults: Faults = Faults(),
+    part_faults: Faults = Faults(),
 ) -> Path:
     """Pictures as DiffusionDB 2M lays them out: `metadata.parquet`, `images/part-000001.zip` … with their JSON.
 
-    columns: others than the usual ones, by name.
+    columns: others than the usual ones, by name. faults: kinds of IN_PARTS; a duplicate is in the same part under
+    another name. part_faults: a part that is no-archive holds something else.
     """
     (folder / "images").mkdir(parents=True)
-    names = [f"{UUID(int=n, version=4)}.png" for n in range(len(pictures))]
-    for part in range(1, 1 + -(-len(names) // part_size)):
-        numbers = range((part - 1) * part_size, min(part * part_size, len(names)))
-        with zipfile.ZipFile(folder / f"images/part-{part:06d}.zip", "w") as archive:
-            for n in numbers:
-                archive.writestr(names[n], pictures.data(n))
-            facts = {names[n]: {"p": pictures.prompt(n), "se": n, "c": 7.0, "st": 50, "sa": "k_lms"} for n in numbers}
+    numbers = [n for n in range(len(pictures)) for _ in range(2 if faults.of(n) == "duplicate" else 1)]
+    parts = [1 + n // part_size for n in numbers]
+    names = [f"{UUID(int=place, version=4)}.png" for place in range(len(numbers))]
+    for part in range(1, 1 + -(-len(pictures) // part_size)):
+        path = folder / f"images/part-{part:06d}.zip"
+        own = [(name, n) for name, n, where in zip(names, numbers, parts, strict=True) if where == part]
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, n in own:
+                archive.writestr(name, _as_dumped(pictures.data(n), faults.of(n)))
+            facts = {name: {"p": pictures.prompt(n), "se": n, "c": 7.0, "st": 50, "sa": "k_lms"} for name, n in own}
             archive.writestr(f"part-{part:06d}.json", json.dumps(facts))
-    count = len(names)
+        data = path.read_bytes()
+        for name, n in own:
+            if faults.of(n) == "damaged":  # its last byte, so that the checksum is another's
+                end = data.index(name.encode()) + len(name) + len(pictures.data(n))
+                data = data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:]
+        path.write_bytes(b"<h1>Sorry</h1>" if part_faults.of(part) == "no-archive" else data)
+    kinds = [faults.of(n) for n in numbers]
     table: dict[str, Any] = {
         "image_name": names,
-        "prompt": [pictures.prompt(n) for n in range(count)],
-        "part_id": pa.array([1 + n // part_size for n in range(count)], pa.uint16()),
-        "seed": pa.array(range(count), pa.uint32()),
-        "step": pa.array([50] * count, pa.uint16()),
-        "cfg": pa.array([7.0] * count, pa.float32()),
-        "sampler": pa.array([1 + n % 9 for n in range(count)], pa.uint8()),
-        "width": pa.array([64] * count, pa.uint16()),
-        "height": pa.array([64] * count, pa.uint16()),
-        "user_name": [f"{n % 5:064x}" for n in range(count)],
-        "timestamp": pa.array([datetime(2022, 8, 11, 9, 5, tzinfo=UTC)] * count),
-        "image_nsfw": pa.array([0.05] * count, pa.float32()),
-        "prompt_nsfw": pa.array([0.01] * count, pa.float32()),
+        "prompt": [pictures.prompt(n) for n in numbers],
+        "part_id": pa.array(parts, pa.uint16()),
+        "seed": pa.array(numbers, pa.uint32()),
+        "step": pa.array([50] * len(numbers), pa.uint16()),
+        "cfg": pa.array([7.0] * len(numbers), pa.float32()),
+        "sampler": pa.array([1 + n % 9 for n in numbers], pa.uint8()),
+        "width": pa.array([64] * len(numbers), pa.uint16()),
+        "height": pa.array([64] * len(numbers), pa.uint16()),
+        "user_name": [None if kind == "withdrawn" else f"{n % 5:064x}" for n, kind in zip(numbers, kinds, strict=True)],
+        "timestamp": pa.array([datetime(2022, 8, 11, 9, 5, tzinfo=UTC)] * len(numbers)),
+        "image_nsfw": pa.array([0.9 if kind == "nsfw-image" else 0.05 for kind in kinds], pa.float32()),
+        "prompt_nsfw": pa.array([0.9 if kind == "nsfw-prompt" else 0.01 for kind in kinds], pa.float32()),
     }
-    parquet.write_table(pa.table(table | dict(columns or {})), folder / "metadata.parquet")
+    rows = pa.table(table | dict(columns or {}))
+    parquet.write_table(rows.filter(pa.array([kind != "no-row" for kind in kinds])), folder / "metadata.parquet")
     return folder
+
+
+def _as_dumped(data: bytes, fault: str | None) -> bytes:
+    if fault == "page":
+        return b"<!doctype html><title>Please log in</title>"
+    return data[: len(data) // 2] if fault == "cut" else data
 
 
 def _json(value: object, status: int = 200) -> Reply:
