@@ -91,7 +91,7 @@ def grade(demo: Path) -> None:
     votes = [Vote(artwork.image_id, "planted-defects", "quality", planted[artwork.image_id]) for artwork in crawled]
     write_votes(crawled.root, votes)
     consensus(votes).save(crawled.root)
-    _figures(f"{len(votes)} votes in {crawled.root / 'votes.jsonl'}, grades in {crawled.root / 'grades.jsonl'}")
+    _figures(f"{len(votes)} votes in {crawled.root / 'votes.parquet'}, grades in {crawled.root / 'grades.jsonl'}")
 
 
 def train(demo: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from artgate.artworks.files import as_lines, read_lines
@@ -43,6 +45,23 @@ def test_labels_splits_and_sidecars_go_and_all_else_stays(tmp_path):
     assert [path.stem for path in (root / "sidecars").iterdir()] == [KEPT]
     assert (root / "metadata.jsonl").read_bytes() == (root / "purged.jsonl").read_bytes() == own
     assert forget(root, {GONE}, [elsewhere]) == {}
+
+
+def test_rows_of_a_parquet_file_go_and_its_notes_stay(tmp_path):
+    schema = pa.schema([("image_id", pa.string()), ("grade", pa.string())], metadata={b"noted": b"yes"})
+    rows = [{"image_id": GONE, "grade": "good"}, {"image_id": KEPT, "grade": "poor"}]
+    path, other = tmp_path / "votes.parquet", tmp_path / "other.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    pq.write_table(pa.table({"x": [1]}), other)
+    untouched = other.read_bytes()
+    assert forget(tmp_path, {GONE}) == {str(path): 1}
+    table = pq.read_table(path)
+    assert table.to_pylist() == rows[1:]
+    assert table.schema.metadata[b"noted"] == b"yes"
+    assert other.read_bytes() == untouched
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"votes.parquet is not a whole parquet file: restore it"):
+        forget(tmp_path, {GONE})
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

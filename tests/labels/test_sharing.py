@@ -44,10 +44,11 @@ def test_grades_votes_and_ratings_become_columns(collection, tmp_path):
     assert lines[0]["quality"] == pytest.approx([0.1, 0.2, 0.7])
     assert (lines[0]["votes"], lines[0]["attributes"], lines[1]["quality"], lines[1]["votes"]) == (4, None, None, None)
     votes = [Vote(two, "ann", "quality", "good"), Vote(two, "bob", "quality", "poor")]
-    export_metadata(collection, out, write_votes(tmp_path / "votes.jsonl", votes))
-    lines = read_lines(out)
-    assert (lines[0]["quality"], lines[1]["quality"], lines[1]["votes"]) == (None, [0.5, 0.0, 0.5], 2)
-    assert "bob" not in out.read_text(), "annotators are not named"
+    for name in ("votes.parquet", "votes.jsonl"):
+        export_metadata(collection, out, write_votes(tmp_path / name, votes))
+        lines = read_lines(out)
+        assert (lines[0]["quality"], lines[1]["quality"], lines[1]["votes"]) == (None, [0.5, 0.0, 0.5], 2)
+        assert "bob" not in out.read_text(), "annotators are not named"
     ratings = [Rating(one, "quality", 3.5, 0.5, "a.png"), Rating(one, "alignment", 1.0, 0.1, "a.png")]
     export_metadata(collection, out, write_ratings(tmp_path / "ratings.jsonl", ratings))
     assert [line["quality_mean"] for line in read_lines(out)] == [3.5, None, None]

@@ -2,70 +2,85 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from artgate.errors import UserError
-from artgate.labels.votes import Vote, latest_votes, read_votes, votes_from_label_studio, write_votes
+from artgate.labels.votes import Vote, latest_votes, read_pulls, read_votes, write_votes
 
-
-def choices(grade: str | list[str], control: str = "quality") -> dict[str, Any]:
-    chosen = [grade] if isinstance(grade, str) else grade
-    return {
-        "id": "Xc3",
-        "type": "choices",
-        "from_name": control,
-        "to_name": "image",
-        "origin": "manual",
-        "value": {"choices": chosen},
-    }
-
-
-def annotation(*results: dict[str, Any], by: Any = 1, at: str = "2026-03-01T10:00:00.000000Z", **more: Any) -> Any:
-    return {
-        "id": 7,
-        "completed_by": by,
-        "result": list(results),
-        "was_cancelled": False,
-        "ground_truth": False,
-        "created_at": at,
-        "updated_at": at,
-        "lead_time": 4.5,
-        "draft_created_at": None,
-        "unique_id": "5f1c",
-        "project": 2,
-        **more,
-    }
-
-
-def task(image_id: str | None, *annotations: Any) -> dict[str, Any]:
-    data = {"image": "/data/local-files/?d=images/a.png"} | ({"image_id": image_id} if image_id else {})
-    return {"id": 11, "data": data, "meta": {}, "annotations": list(annotations), "predictions": [], "drafts": []}
-
-
-@pytest.fixture
-def export(tmp_path: Path) -> Any:
-    def write(*tasks: dict[str, Any]) -> Path:
-        path = tmp_path / "export.json"
-        path.write_text(json.dumps(tasks))
-        return path
-
-    return write
+VOTES = [
+    Vote("a", "1", "quality", "good", lead_time=3.25, created_at="2026-03-01T10:00:00Z", ground_truth=True),
+    Vote("a", "2", "rationality", "poor"),
+    Vote("b", "2", "quality", "poor", lead_time=0.0, project="taste", task=4, annotation=7),
+]
 
 
 def test_votes_survive_the_file(tmp_path: Path) -> None:
-    votes = [
-        Vote("a", "1", "quality", "good", lead_time=3.25, created_at="2026-03-01T10:00:00Z", ground_truth=True),
-        Vote("a", "2", "rationality", "poor"),
-    ]
-    path = write_votes(tmp_path, votes)
-    assert path == tmp_path / "votes.jsonl"
-    assert read_votes(tmp_path) == votes
-    assert json.loads(path.read_text().splitlines()[1]) == {
+    path = write_votes(tmp_path, VOTES)
+    assert path == tmp_path / "votes.parquet"
+    assert read_votes(tmp_path) == read_votes(path) == VOTES
+    assert pq.read_table(path).to_pylist()[1] == {
+        "image_id": "a",
+        "annotator": "2",
+        "aspect": "rationality",
+        "grade": "poor",
+        "lead_time": None,
+        "created_at": None,
+        "ground_truth": False,
+        "project": None,
+        "task": None,
+        "annotation": None,
+    }
+    lines = write_votes(tmp_path / "shared.jsonl", VOTES)
+    assert read_votes(lines) == VOTES
+    assert json.loads(lines.read_text().splitlines()[1]) == {
         "image_id": "a",
         "annotator": "2",
         "aspect": "rationality",
         "grade": "poor",
     }
+
+
+def test_votes_written_by_hand_are_read_beside_the_others_and_left_alone(tmp_path: Path) -> None:
+    by_hand = [Vote("c", "ann", "quality", "average")]
+    write_votes(tmp_path / "votes.jsonl", by_hand)
+    assert read_votes(tmp_path) == by_hand
+    write_votes(tmp_path, VOTES)
+    assert read_votes(tmp_path) == [*by_hand, *VOTES]
+    write_votes(tmp_path, [])
+    assert read_votes(tmp_path) == by_hand
+
+
+def test_how_far_votes_were_pulled_stays_with_them(tmp_path: Path) -> None:
+    assert read_pulls(tmp_path) == {}
+    write_votes(tmp_path, VOTES, {"taste": {"id": 3}})
+    write_votes(tmp_path, VOTES[:1])
+    assert read_pulls(tmp_path) == {"taste": {"id": 3}}
+    write_votes(tmp_path, VOTES[:1], {})
+    assert read_pulls(tmp_path) == {}
+
+
+def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = write_votes(tmp_path, VOTES)
+    table = pq.read_table(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    for use in (read_votes, read_pulls, lambda root: write_votes(root, VOTES)):
+        with pytest.raises(UserError, match=r"votes.parquet is not a whole parquet file.*restore it"):
+            use(tmp_path)
+    grades = pa.array(["good", "poor", "great"])
+    pq.write_table(table.set_column(table.schema.get_field_index("grade"), "grade", grades), path)
+    with pytest.raises(UserError, match=r"votes.parquet, row 3: grade 'great' is not one of poor"):
+        read_votes(tmp_path)
+    pq.write_table(table.drop_columns(["aspect"]), path)
+    with pytest.raises(UserError, match=r"votes.parquet, row 1: aspect is missing"):
+        read_votes(tmp_path)
+
+
+def test_no_votes_at_all_are_told_with_the_cure(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "votes.jsonl", tmp_path / "votes.parquet", tmp_path / "none"):
+        with pytest.raises(UserError, match=r"does not exist: grade with `artgate label serve`"):
+            read_votes(path)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +93,8 @@ def test_votes_survive_the_file(tmp_path: Path) -> None:
         ({"lead_time": -1}, r"lead_time -1 is outside \[0, inf\]"),
         ({"created_at": "yesterday"}, "created_at 'yesterday' is not an ISO 8601 time"),
         ({"ground_truth": "yes"}, "ground_truth 'yes' is not true or false"),
+        ({"project": ""}, "project '' is not a name"),
+        ({"annotation": "7"}, r"annotation '7' is outside \[0, inf\]"),
         ({"mood": "good"}, "mood is unknown"),
     ],
 )
@@ -101,91 +118,3 @@ def test_a_later_grade_of_the_same_person_replaces_the_earlier_wherever_it_stand
 def test_without_times_the_last_of_two_grades_counts() -> None:
     first, second = Vote("a", "1", "quality", "poor"), Vote("a", "1", "quality", "good")
     assert latest_votes([first, second]) == [second]
-
-
-def test_a_label_studio_export_becomes_votes(export: Any) -> None:
-    path = export(
-        task("a", annotation(choices("good"), choices("Poor ", "rationality"), choices("hands", "defects"), by=1)),
-        task("b", annotation(choices("average"), by={"id": 2, "email": "x@example.org"}, ground_truth=True)),
-    )
-    votes, left_out = votes_from_label_studio(path, {"a", "b"})
-    at = "2026-03-01T10:00:00.000000Z"
-    assert set(votes) == {
-        Vote("a", "1", "quality", "good", 4.5, at),
-        Vote("a", "1", "rationality", "poor", 4.5, at),
-        Vote("b", "2", "quality", "average", 4.5, at, ground_truth=True),
-    }
-    assert left_out == {}
-
-
-def test_what_is_no_vote_is_left_out_and_counted(export: Any) -> None:
-    path = export(
-        task(None, annotation(choices("good"))),
-        task("elsewhere", annotation(choices("good"))),
-        task(
-            "a",
-            annotation(choices("good"), by=1, was_cancelled=True),
-            annotation(choices("good"), by=None),
-            annotation(by=3),
-            annotation(choices("hands", "defects"), by=4),
-            annotation(choices("great"), by=5),
-            annotation(choices(["good", "poor"]), by=6),
-            annotation(choices("poor"), by=7, at="2026-03-02T00:00:00Z"),
-            annotation(choices("good"), by=7, at="2026-03-01T00:00:00Z"),
-        ),
-        task("b"),
-    )
-    votes, left_out = votes_from_label_studio(path, {"a", "b"})
-    assert [(vote.image_id, vote.annotator, vote.grade) for vote in votes] == [("a", "7", "poor")]
-    assert left_out == {
-        "task-without-image-id": 1,
-        "not-in-collection": 1,
-        "skipped": 1,
-        "without-annotator": 1,
-        "empty": 2,
-        "unknown-choice": 1,
-        "not-one-choice": 1,
-        "superseded": 1,
-    }
-
-
-def test_an_edited_annotation_counts_from_its_edit(export: Any) -> None:
-    edited = annotation(choices("good"), at="2026-03-01T00:00:00Z", updated_at="2026-03-05T00:00:00Z")
-    between = annotation(choices("poor"), at="2026-03-03T00:00:00Z")
-    votes, _ = votes_from_label_studio(export(task("a", edited, between)), {"a"})
-    assert [vote.grade for vote in votes] == ["good"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<html>", "is not JSON"),
-        ('{"detail": "Invalid token."}', "holds no list of tasks"),
-        ('[{"id": 5, "image_id": "a", "quality": "good"}]', "task 5 lacks its data or its list of annotations"),
-        ('[{"data": {}, "annotations": [{"result": ["good"]}]}]', "task 0 lacks its data or its list of annotations"),
-    ],
-)
-def test_another_file_is_refused_with_the_cure(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "export.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=f"export.json.*{message}.*export"):
-        votes_from_label_studio(path, {"a"})
-
-
-def test_a_vote_that_is_none_is_named_with_its_task(export: Any) -> None:
-    wrong = annotation(choices("good")) | {"lead_time": -1}
-    with pytest.raises(UserError, match=r"export.json, task 7: lead_time -1 is outside \[0, inf\]"):
-        votes_from_label_studio(export(task("a", wrong) | {"id": 7}), {"a"})
-
-
-def test_values_of_other_shapes_are_left_out_and_counted(export: Any) -> None:
-    text = {"from_name": "quality", "type": "choices", "value": "good"}
-    strange = {"data": {"image_id": ["a"]}, "annotations": []}
-    votes, left_out = votes_from_label_studio(export(strange, task("a", annotation(text))), {"a"})
-    assert votes == []
-    assert left_out == {"task-without-image-id": 1, "not-one-choice": 1}
-
-
-def test_a_missing_export_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none.json does not exist: export the project"):
-        votes_from_label_studio(tmp_path / "none.json", {"a"})

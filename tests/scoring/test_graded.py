@@ -80,7 +80,7 @@ def test_votes_become_their_consensus(sample, tmp_path):
         for name, grade in {"a": "good", "b": "good", "c": "good", "d": "poor"}.items()
     ]
     votes += [Vote(artwork.image_id, "a", "quality", "average") for artwork in rest]
-    write_votes(collection.root / "votes.jsonl", votes)
+    write_votes(collection.root, votes)
     graded = read_graded(config(collection.root), tmp_path)
     assert graded.graded_by == "votes"
     assert graded.targets[0, 0].tolist() == [0.25, 0, 0.75]
@@ -106,9 +106,9 @@ def test_ratings_are_cut_into_grades_and_kept_as_opinions(sample, tmp_path):
 
 
 def test_missing_grades_are_told_with_their_cure(sample, own, tmp_path):
-    with pytest.raises(UserError, match=r"none of grades.jsonl, votes.jsonl, ratings.jsonl: label"):
+    with pytest.raises(UserError, match=r"none of grades.jsonl, votes.parquet, votes.jsonl, ratings.jsonl: label"):
         read_graded(config(sample.root), tmp_path)
-    with pytest.raises(UserError, match=r"votes.jsonl does not exist"):
+    with pytest.raises(UserError, match=r"votes.parquet does not exist"):
         read_graded(config(own.root, grades="votes"), tmp_path)
     with pytest.raises(UserError, match="is not a Collection"):
         read_graded(config(tmp_path), tmp_path)

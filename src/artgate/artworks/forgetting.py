@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from artgate.artworks.files import as_lines, read_lines, write_atomic
+from artgate.artworks.files import as_lines, read_lines, replacing, write_atomic
 from artgate.errors import UserError
 
 # The Collection's own files, which `Collection.purge` keeps.
@@ -20,8 +20,9 @@ OWN = frozenset({"metadata.jsonl", "drops.jsonl", "purged.jsonl"})
 def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) -> dict[str, int]:
     """Take artworks out of the files of labels and splits of a Collection's folder; how many lines left which file.
 
-    Of every other JSON-lines file in the folder (votes, ratings, grades …) and of `label_files` the lines with such an
-    `image_id` go, of `splits/*.json` the entries, of `sidecars/` the files. Each file is replaced as a whole.
+    Of every other JSON-lines or parquet file in the folder (votes, ratings, grades …) and of `label_files` the lines or
+    rows with such an `image_id` go, of `splits/*.json` the entries, of `sidecars/` the files. Each file is replaced as
+    a whole.
     Raises UserError for a file that is missing or cannot be read.
     """
     removed: dict[str, int] = {}
@@ -29,9 +30,10 @@ def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) ->
     for path in named:
         if not path.is_file():
             raise UserError(f"{path} does not exist: check the path of the file of labels")
-    own = [path for path in sorted(root.glob("*.jsonl")) if path.name not in OWN and not path.name.startswith(".")]
+    found = sorted([*root.glob("*.jsonl"), *root.glob("*.parquet")])
+    own = [path for path in found if path.name not in OWN and not path.name.startswith(".")]
     for path in [*own, *named]:
-        removed[str(path)] = _from_lines(path, image_ids)
+        removed[str(path)] = (_from_rows if path.suffix == ".parquet" else _from_lines)(path, image_ids)
     for path in sorted((root / "splits").glob("*.json")):
         removed[str(path)] = _from_splits(path, image_ids)
     removed[str(root / "sidecars")] = _sidecars(root / "sidecars", image_ids)
@@ -44,6 +46,23 @@ def _from_lines(path: Path, image_ids: Ids[str]) -> int:
     if len(kept) < len(lines):
         write_atomic(path, as_lines(kept))
     return len(lines) - len(kept)
+
+
+def _from_rows(path: Path, image_ids: Ids[str]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except pa.ArrowException:
+        raise UserError(f"{path} is not a whole parquet file: restore it, or move it out of the folder") from None
+    if "image_id" not in table.column_names:
+        return 0
+    kept = table.filter(pa.array([image_id not in image_ids for image_id in table["image_id"].to_pylist()], pa.bool_()))
+    if len(kept) < len(table):
+        with replacing(path) as file:
+            pq.write_table(kept, file, compression="zstd")  # with the schema's own notes
+    return len(table) - len(kept)
 
 
 def _from_splits(path: Path, image_ids: Ids[str]) -> int:

@@ -39,7 +39,7 @@ def export_metadata(
 
     Each line has what metadata.jsonl says but the file's name (and, unless `with_prompts`, prompts and parameters);
     "" is what is not known, and a licence that is not known says `unknown`. Of `label_file` come the columns:
-    grades.jsonl and votes.jsonl (joined by majority): `quality`, `attributes`, `rationality`, each
+    grades.jsonl and votes.parquet or votes.jsonl (joined by majority): `quality`, `attributes`, `rationality`, each
     [poor, average, good], and `votes`; ratings.jsonl: `<aspect>_mean` and `<aspect>_std`. Null where there is none.
     Raises UserError for another suffix, a missing folder, and labels that cannot be read.
     """
@@ -65,11 +65,14 @@ def _line(artwork: Artwork, with_prompts: bool) -> Line:
 
 
 def _labels(path: Path) -> tuple[tuple[str, ...], Labels]:
-    """The columns that a file of labels gives, and what it says of each artwork; its kind is told by its keys."""
+    """The columns that a file of labels gives, and what it says of each artwork.
+
+    Parquet is votes; of other files the kind is told by their keys.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: name a file of grades, votes or ratings")
-    first = next(iter(read_lines(path)), {})
-    if "annotator" in first:
+    first = {} if path.suffix == ".parquet" else next(iter(read_lines(path)), {})
+    if path.suffix == ".parquet" or "annotator" in first:
         return (*ASPECTS, "votes"), _of_grades(consensus(read_votes(path)))
     if "mean" in first:
         return _of_ratings(path)

@@ -1,14 +1,18 @@
-"""Votes: one annotator's grade of one aspect of one artwork, and how they come out of Label Studio."""
+"""Votes: one annotator's grade of one aspect of one artwork, and the files that keep them in a Collection's folder.
+
+Commands write `votes.parquet`, one row a vote. A `votes.jsonl` written by hand is read as well: where a folder has
+both, its votes are those of both together, so that neither hides the other.
+"""
 
 import json
 import math
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from artgate.artworks.files import replacing
 from artgate.errors import UserError
 from artgate.labels.grades import ASPECTS, GRADES
 from artgate.labels.records import (
@@ -17,19 +21,29 @@ from artgate.labels.records import (
     check_name,
     check_number,
     read_records,
-    records_file,
     write_records,
 )
 
-FILE_NAME = "votes.jsonl"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE_NAME = "votes.parquet"
+HAND_WRITTEN = "votes.jsonl"
+# Where `label pull` keeps how far it has come: in the file of the votes themselves, so that both change as one.
+PULLS = b"artgate.pulls"
+CURE = "grade with `artgate label serve`, `push` and `pull`, or read an export with `artgate label import`"
+
+Pulls = Mapping[str, Mapping[str, Any]]  # project -> how far its votes were pulled
 
 
 @dataclass(frozen=True)
 class Vote:
     """One grade by one person.
 
-    lead_time: seconds the annotator spent. created_at: ISO 8601 time. ground_truth: the annotation is marked as an
-    anchor in Label Studio; the consensus counts it like any other vote.
+    lead_time: seconds the annotator spent. created_at: ISO 8601 time, of the last edit where there was one.
+    ground_truth: the annotation is marked as an anchor in Label Studio; the consensus counts it like any other vote.
+    project, task, annotation: for a vote that `label pull` fetched, the Label Studio project's name and the numbers of
+    the task and of the annotation that it came from.
     Raises UserError for an unknown aspect or grade, an empty name, a negative lead time, or a time that is none.
     """
 
@@ -40,6 +54,9 @@ class Vote:
     lead_time: float | None = None
     created_at: str | None = None
     ground_truth: bool = False
+    project: str | None = None
+    task: int | None = None
+    annotation: int | None = None
 
     def __post_init__(self) -> None:
         check_name("image_id", self.image_id)
@@ -52,17 +69,55 @@ class Vote:
             _time(self.created_at)
         if not isinstance(self.ground_truth, bool):
             raise UserError(f"ground_truth {self.ground_truth!r} is not true or false: correct it or leave it out")
+        if self.project is not None:
+            check_name("project", self.project)
+        for key, number in (("task", self.task), ("annotation", self.annotation)):
+            if number is not None:
+                check_number(key, number, 0, math.inf)
 
 
 def read_votes(path: Path | str) -> list[Vote]:
-    """Votes of a collection folder (or of a .jsonl file named directly); UserError names a bad line and its value."""
-    cure = "read a Label Studio export with `artgate label import`, or write one JSON a line there"
-    return read_records(records_file(path, FILE_NAME), _parse, cure)
+    """Votes of a collection folder, or of a .parquet or .jsonl file named directly.
+
+    A folder's are those of its votes.jsonl, then those of its votes.parquet.
+    Raises UserError if there is neither; a bad line or row is named with its value.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _read_file(path)
+    found = votes_files(path)
+    if not found:
+        raise UserError(f"{path / FILE_NAME} does not exist: {CURE}")
+    return [vote for file in found for vote in _read_file(file)]
 
 
-def write_votes(path: Path | str, votes: Iterable[Vote]) -> Path:
-    """Write votes into a collection folder (or a .jsonl file named directly), replacing the file as a whole."""
-    return write_records(records_file(path, FILE_NAME), map(_line, votes))
+def votes_files(root: Path) -> list[Path]:
+    """The files of votes that a collection folder has: none, one or both."""
+    return [path for name in (HAND_WRITTEN, FILE_NAME) if (path := root / name).is_file()]
+
+
+def write_votes(path: Path | str, votes: Iterable[Vote], pulls: Pulls | None = None) -> Path:
+    """Write votes into a collection folder, or a .parquet or .jsonl file named directly; the file's path.
+
+    The file is replaced as a whole; a folder's hand-written votes.jsonl is left alone.
+    pulls: how far the votes of each project were pulled; without it, what the parquet file says already is kept.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        return write_records(path, map(_line, votes))
+    path = path if path.suffix == ".parquet" else path / FILE_NAME
+    _write_parquet(path, votes, read_pulls(path) if pulls is None else pulls)
+    return path
+
+
+def read_pulls(path: Path | str) -> Pulls:
+    """How far the votes of each project were pulled, by a collection folder's (or a named) votes.parquet."""
+    path = Path(path)
+    path = path if path.suffix == ".parquet" else path / FILE_NAME
+    if not path.is_file():
+        return {}
+    told = (_table(path).schema.metadata or {}).get(PULLS)
+    return json.loads(told) if told else {}
 
 
 def latest_votes(votes: Iterable[Vote]) -> list[Vote]:
@@ -71,116 +126,55 @@ def latest_votes(votes: Iterable[Vote]) -> list[Vote]:
     return list({(vote.image_id, vote.annotator, vote.aspect): vote for vote in by_time}.values())
 
 
-def votes_from_label_studio(export: Path | str, collection: Container[str]) -> tuple[list[Vote], Counter[str]]:
-    """Votes in a Label Studio JSON export, and how many things were left out, by reason.
-
-    Every task's data must carry the artwork's identity under the key `image_id`; every grade is a `choices` result
-    whose control is named after its aspect (`<Choices name="quality" ...>`). The annotator is the user's number.
-    Left out, and counted: `task-without-image-id`, `not-in-collection` (tasks); `skipped` (cancelled),
-    `without-annotator`, `empty` (annotations that grade nothing), `superseded` (the same person's earlier grade);
-    `not-one-choice`, `unknown-choice` (results). Other controls (tags, comments) are no grades: passed over.
-    Raises UserError if the file is no such export.
-    """
-    left_out: Counter[str] = Counter()
-    votes: list[Vote] = []
-    for position, task in enumerate(_read_export(Path(export))):
-        try:
-            votes += _task_votes(task, collection, left_out)
-        except UserError as error:
-            raise UserError(f"{export}, task {task.get('id', position)}: {error}") from None
-    latest = latest_votes(votes)
-    left_out["superseded"] += len(votes) - len(latest)
-    return latest, +left_out  # the unary plus drops reasons that never came up
-
-
-def _task_votes(task: Mapping[str, Any], collection: Container[str], left_out: Counter[str]) -> Iterator[Vote]:
-    image_id = task["data"].get("image_id")
-    if not isinstance(image_id, str) or not image_id:
-        left_out["task-without-image-id"] += 1
-    elif image_id not in collection:
-        left_out["not-in-collection"] += 1
-    else:
-        for annotation in task["annotations"]:
-            yield from _annotation_votes(image_id, annotation, left_out)
-
-
-def _annotation_votes(image_id: str, annotation: Mapping[str, Any], left_out: Counter[str]) -> Iterator[Vote]:
-    annotator = _annotator(annotation.get("completed_by"))
-    graded = [result for result in annotation.get("result") or [] if result.get("from_name") in ASPECTS]
-    if annotation.get("was_cancelled"):
-        left_out["skipped"] += 1
-    elif annotator is None:
-        left_out["without-annotator"] += 1
-    elif not graded:
-        left_out["empty"] += 1
-    else:
-        for result in graded:
-            grade = _grade(result, left_out)
-            if grade is not None:
-                yield Vote(
-                    image_id=image_id,
-                    annotator=annotator,
-                    aspect=result["from_name"],
-                    grade=grade,
-                    lead_time=annotation.get("lead_time"),
-                    # An edited annotation keeps its creation time: the time of the edit is the time of this grade.
-                    created_at=annotation.get("updated_at") or annotation.get("created_at"),
-                    ground_truth=bool(annotation.get("ground_truth")),
-                )
-
-
-def _annotator(completed_by: object) -> str | None:
-    # A number in the JSON export, an object in snapshots and over the API.
-    user = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
-    return None if user is None else str(user)
-
-
-def _grade(result: Mapping[str, Any], left_out: Counter[str]) -> str | None:
-    value = result.get("value")
-    choices = value.get("choices") if isinstance(value, Mapping) else None
-    if not isinstance(choices, list) or len(choices) != 1:
-        left_out["not-one-choice"] += 1
-        return None
-    grade = str(choices[0]).strip().casefold()
-    if grade not in GRADES:
-        left_out["unknown-choice"] += 1
-        return None
-    return grade
-
-
-def _read_export(path: Path) -> list[Mapping[str, Any]]:
+def _read_file(path: Path) -> list[Vote]:
+    if path.suffix == ".jsonl":
+        return read_records(path, _parse, CURE)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: export the project from Label Studio as JSON and name that file")
+        raise UserError(f"{path} does not exist: {CURE}")
+    votes = []
+    for number, row in enumerate(_table(path).to_pylist(), start=1):
+        try:
+            votes.append(_parse({key: value for key, value in row.items() if value is not None}))
+        except UserError as error:
+            raise UserError(f"{path}, row {number}: {error}") from None
+    return votes
+
+
+def _table(path: Path) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        tasks = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): export the project again, in the format JSON") from None
-    if not _is_list_of_objects(tasks):
-        raise UserError(f"{path} holds no list of tasks: export the project again, in the format JSON")
-    for position, task in enumerate(tasks):
-        annotations = task.get("annotations")
-        whole = _is_list_of_objects(annotations) and all(
-            _is_list_of_objects(a.get("result") or []) for a in annotations
-        )
-        if not whole or not isinstance(task.get("data"), dict):
-            raise UserError(
-                f"{path}, task {task.get('id', position)} lacks its data or its list of annotations and their results: "
-                "export in the format JSON, not JSON-MIN or CSV"
-            )
-    return tasks
+        return pq.ParquetFile(path).read()
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a whole parquet file ({reason}): restore it, or pull the votes again") from None
 
 
-def _is_list_of_objects(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(element, dict) for element in value)
+def _write_parquet(path: Path, votes: Iterable[Vote], pulls: Pulls) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema().with_metadata({PULLS: json.dumps(pulls, sort_keys=True)})
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(list(map(asdict, votes)), schema=schema), file, compression="zstd")
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    numbers = {"lead_time": pa.float64(), "ground_truth": pa.bool_(), "task": pa.int64(), "annotation": pa.int64()}
+    return pa.schema([(field.name, numbers.get(field.name, pa.string())) for field in fields(Vote)])
 
 
 def _parse(line: Mapping[str, Any]) -> Vote:
-    check_keys(line, {"image_id", "annotator", "aspect", "grade"}, {"lead_time", "created_at", "ground_truth"})
+    required = {"image_id", "annotator", "aspect", "grade"}
+    check_keys(line, required, {field.name for field in fields(Vote)} - required)
     return Vote(**line)
 
 
 def _line(vote: Vote) -> dict[str, Any]:
-    return {key: value for key, value in asdict(vote).items() if value not in (None, False)}
+    return {key: value for key, value in asdict(vote).items() if value is not None and value is not False}
 
 
 def _time(text: str | None) -> datetime:

@@ -18,7 +18,12 @@ from artgate.scoring.config import DataConfig
 
 # Fewer cannot fill four splits with anything to measure.
 LEAST_GRADED = 20
-GRADE_FILES = {"grades": "grades.jsonl", "votes": "votes.jsonl", "ratings": "ratings.jsonl"}
+# The files that each source may lie in, of which votes may have both.
+GRADE_FILES = {
+    "grades": ("grades.jsonl",),
+    "votes": ("votes.parquet", "votes.jsonl"),
+    "ratings": ("ratings.jsonl",),
+}
 
 
 @dataclass(frozen=True)
@@ -109,11 +114,12 @@ def _open(config: DataConfig, collections: Path) -> Collection:
 def _choose_source(config: DataConfig, root: Path) -> str:
     if config.grades != "auto":
         return config.grades
-    for source, name in GRADE_FILES.items():
-        if (root / name).is_file():
+    for source, names in GRADE_FILES.items():
+        if any((root / name).is_file() for name in names):
             return source
+    every = [name for names in GRADE_FILES.values() for name in names]
     raise UserError(
-        f"{root} has none of {', '.join(GRADE_FILES.values())}: label its artworks first (the README tells how), "
+        f"{root} has none of {', '.join(every)}: label its artworks first (the README tells how), "
         "or name the folder that has the grades"
     )
 
@@ -127,11 +133,11 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades
         from artgate.labels.consensus import consensus
         from artgate.labels.votes import read_votes
 
-        grades = consensus(read_votes(root / GRADE_FILES[source]), config.consensus)
+        grades = consensus(read_votes(root), config.consensus)
         return grades, grades, {}
     from artgate.labels.ratings import grades_from_ratings, read_ratings
 
-    ratings = read_ratings(root / GRADE_FILES[source])
+    ratings = read_ratings(root)
     means: dict[str, list[float]] = {}
     for rating in ratings:
         if rating.aspect == "quality":
@@ -146,8 +152,8 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades
 def _check_enough(root: Path, source: str, targets: np.ndarray) -> None:
     if len(targets) < LEAST_GRADED:
         raise UserError(
-            f"{root} has {len(targets)} artworks with a grade of quality in {GRADE_FILES[source]}, and training needs "
-            f"{LEAST_GRADED} at the least (some hundreds to be of use): grade more"
+            f"{root} has {len(targets)} artworks with a grade of quality in {' and '.join(GRADE_FILES[source])}, "
+            f"and training needs {LEAST_GRADED} at the least (some hundreds to be of use): grade more"
         )
     counts = Counter(GRADES[grade] for grade in targets.argmax(2)[:, 0].tolist())
     if len(counts) < 2:
