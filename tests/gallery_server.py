@@ -366,7 +366,7 @@ class Source:
         fault = self.part_faults.of(int(part[1])) if part else None
         if fault == "missing":
             return Reply(b"<h1>Not found</h1>", status=404)
-        return self._spoilt(_ranged(path, call.headers.get("Range")), call.path, fault)
+        return self._spoilt(ranged(path, call.headers), call.path, fault)
 
     def _spoilt(self, right: Reply, path: str, fault: str | None) -> Reply | None:
         """The right answer, but the first time what a transient fault makes of it."""
@@ -476,19 +476,20 @@ def _json(value: object, status: int = 200) -> Reply:
     return Reply(json.dumps(value).encode(), "application/json", status)
 
 
-def _ranged(path: Path, wanted: str | None) -> Reply:
-    """A file, or the part of it that a Range header of the form `bytes=first-last` asks for."""
+def ranged(path: Path, headers: Mapping[str, str]) -> Reply:
+    """A file, or the part of it that a Range header of the form `bytes=first-last` asks for, if If-Range holds."""
     if not path.is_file():
         return Reply(b"<h1>Not found</h1>", status=404)
-    data, kind = path.read_bytes(), "application/octet-stream"
-    if wanted is None:
-        return Reply(data, kind)
+    data, kind, wanted = path.read_bytes(), "application/octet-stream", headers.get("Range")
+    tag = {"ETag": f'"{zlib.crc32(data):08x}"'}
+    if wanted is None or headers.get("If-Range", tag["ETag"]) != tag["ETag"]:
+        return Reply(data, kind, headers=tag)
     first, last = (int(bound) for bound in wanted.removeprefix("bytes=").split("-"))
     if first >= len(data):
         return Reply(b"", kind, 416, {"Content-Range": f"bytes */{len(data)}"})
     piece = data[first : last + 1]
     bounds = f"bytes {first}-{first + len(piece) - 1}/{len(data)}"
-    return Reply(piece, kind, 206, {"Content-Range": bounds, "ETag": f'"{len(data)}"'})
+    return Reply(piece, kind, 206, {"Content-Range": bounds} | tag)
 
 
 def _source_handler(source: Source) -> type[BaseHTTPRequestHandler]:

@@ -1,15 +1,21 @@
+import io
+import json
 import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
-from gallery_server import Source, Synthetic, serving_source, write_dump
+from gallery_server import Call, Source, Synthetic, ranged, serving_source, write_dump
+from PIL import Image
 
 from artcrawl.archives import Archive
 from artcrawl.spiders.diffusiondb import DiffusionDBSpider, part_path, read_rows
 from artgate.artworks.collection import Collection
 from artgate.artworks.decode import Refused
 from artgate.artworks.files import read_lines
+from artgate.artworks.serve import Reply
 from artgate.errors import UserError
 
 PICTURES = Synthetic(20)
@@ -82,35 +88,125 @@ def test_a_mirror_is_fetched_in_pieces_and_a_copy_on_the_disk_is_the_same(dump, 
     assert (log.stat("artgate/kept"), log.stat("artgate/held")) == (1, 17 + 1)
 
 
-@pytest.mark.slow
-def test_downloads_go_on_by_ranges_where_they_were_cut(tmp_path, crawl_with, crawled) -> None:
-    """Of a part of 12 MB the first 5 are on the disk already."""
-    noisy = Noise(4)
-    dump = write_dump(tmp_path / "dump", noisy, 4)
-    part = dump / "images/part-000001.zip"
-    assert part.stat().st_size > 12 * 2**20
+class Noise(Synthetic):
+    """Pictures of 3 MB. seed: other pictures, in files of the same size."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        super().__init__(count)
+        self.seed = seed
+
+    def data(self, number: int) -> bytes:
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng((self.seed, number)).integers(0, 256, (1024, 1024, 3), np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Source:
+    """One part of 12 MB, that is two pieces."""
+    source = Source(Noise(4), dump=write_dump(tmp_path / "dump", Noise(4), 4))
+    assert 8 * 2**20 < (source.dump / PART).stat().st_size < 16 * 2**20
+    return source
+
+
+PART = "images/part-000001.zip"
+
+
+def begun(crawled: Path, data: bytes, version: dict[str, object] | None) -> None:
+    """What a crawl that was killed has left of the part."""
     partial = crawled / "crawl/.downloads/part-000001.zip.partial"
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(part.read_bytes()[: 5 * 2**20])
-    source = Source(noisy, dump=dump)
-    with serving_source(source) as server:
+    partial.write_bytes(data[: 5 * 2**20])
+    if version is not None:
+        partial.with_name(f"{partial.name}.version").write_text(json.dumps(version))
+
+
+def ranges(source: Source) -> list[tuple[int, str | None]]:
+    """Where the pieces of the part that were asked for began, each with the version that it was to be of."""
+    calls = [call.headers for call in source.calls if call.path.endswith(".zip")]
+    return [(int(headers["Range"][6:].split("-")[0]), headers.get("If-Range")) for headers in calls]
+
+
+@pytest.mark.slow
+def test_downloads_go_on_by_ranges_where_they_were_cut(noisy, crawl_with, crawled) -> None:
+    data = (noisy.dump / PART).read_bytes()
+    tag = f'"{zlib.crc32(data):08x}"'
+    begun(crawled, data, {"tag": tag, "total": len(data)})
+    with serving_source(noisy) as server:
         crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
-    ranges = [call.headers["Range"] for call in source.calls if call.path.endswith(".zip")]
-    assert ranges[0] == f"bytes={5 * 2**20}-{13 * 2**20 - 1}"
+    assert ranges(noisy) == [(5 * 2**20, tag)]
+    assert len(Collection(crawled)) == 4
+    assert downloads(crawled) == {"metadata.parquet"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [{"tag": '"old"', "total": 12_000_000}, None])
+def test_pieces_of_an_older_part_or_of_an_unknown_one_are_not_gone_on_with(
+    noisy, crawl_with, crawled, version, tmp_path
+) -> None:
+    old = write_dump(tmp_path / "old", Noise(4, seed=1), 4)
+    begun(crawled, (old / PART).read_bytes(), version)
+    with serving_source(noisy) as server:
+        crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
+    asked = [first for first, _ in ranges(noisy)]
+    assert asked == ([5 * 2**20] if version and "total" in version else []) + [0, 8 * 2**20]
+    assert {Collection(crawled).path(a).read_bytes() for a in Collection(crawled)} == {
+        Noise(4).data(n) for n in range(4)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+def test_a_part_that_changes_while_it_is_fetched_is_begun_anew(
+    noisy, crawl_with, crawled, heeds_if_range, tmp_path
+) -> None:
+    """Into one of the same size."""
+    new = write_dump(tmp_path / "new", Noise(4, seed=1), 4)
+    assert (new / PART).stat().st_size == (noisy.dump / PART).stat().st_size
+    served: list[bool] = []
+
+    def changing(call: Call) -> Reply:
+        served.append(True)
+        headers = {name: value for name, value in call.headers.items() if heeds_if_range or name != "If-Range"}
+        return ranged((noisy.dump if len(served) == 1 else new) / PART, headers)
+
+    noisy.extra[f"/dump/{PART}"] = changing
+    with serving_source(noisy) as server:
+        crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
+    assert [first for first, _ in ranges(noisy)] == [0, 8 * 2**20, 0, 8 * 2**20]
+    pictures = {Noise(4, seed=1).data(n) for n in range(4)}
+    assert {Collection(crawled).path(a).read_bytes() for a in Collection(crawled)} == pictures
+
+
+@pytest.mark.slow
+def test_a_mirror_that_sends_parts_only_as_a_whole_is_said_to(noisy, crawl_with, crawled) -> None:
+    noisy.extra[f"/dump/{PART}"] = Reply((noisy.dump / PART).read_bytes(), "application/zip")
+    with serving_source(noisy) as server:
+        crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
+    (drop,) = read_lines(crawled / "drops.jsonl")
+    assert drop["reason"] == "ranges-failed" and "is sent only as a whole" in drop["detail"]
+    noisy.extra.clear()
+    with serving_source(noisy) as server:
+        crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"})
     assert len(Collection(crawled)) == 4
 
 
-class Noise(Synthetic):
-    def data(self, number: int) -> bytes:
-        import io
-
-        import numpy as np
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        pixels = np.random.default_rng(number).integers(0, 256, (1024, 1024, 3), np.uint8)
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
-        return buffer.getvalue()
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/ai.txt", Reply(b"User-agent: *\nDisallow: *.zip\n", "text/plain")),
+        (f"/dump/{PART}", Reply(b"PK", "application/zip", headers={"tdm-reservation": "1"})),
+    ],
+)
+def test_a_mirror_that_reserves_the_parts_is_heeded(dump, crawl_with, crawled, path, reply) -> None:
+    source = Source(PICTURES, dump=dump)
+    source.extra[path] = reply
+    with serving_source(source) as server:
+        assert crawl_with("diffusiondb", {"base": f"{server.url}/dump", "parts": "1"}).returncode == 0
+    assert [drop["reason"] for drop in read_lines(crawled / "drops.jsonl")] == ["opt-out"]
+    assert not len(Collection(crawled))
 
 
 @pytest.mark.slow
