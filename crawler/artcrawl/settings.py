@@ -32,7 +32,7 @@ AUTOTHROTTLE_TARGET_CONCURRENCY = 2.0
 # When it does not answer. Retry-After is honoured up to RETRY_AFTER_LIMIT seconds; a host that asks for more ends the
 # crawl, which the same command takes up again later. Other retries wait a random time of up to RETRY_BACKOFF_BASE
 # seconds, then twice that, and so on up to RETRY_BACKOFF_LIMIT. After BREAKER_FAILURES failures in a row a host is left
-# alone for BREAKER_REST seconds; requests to it fail at once, or wait up to BREAKER_HOLD seconds for it to come back.
+# alone for BREAKER_REST seconds, then probed; requests wait for it until it has been down for BREAKER_HOLD seconds.
 RETRY_TIMES = 5
 RETRY_HTTP_CODES = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]
 RETRY_GIVE_UP_LOG_LEVEL = "INFO"
@@ -41,7 +41,7 @@ RETRY_BACKOFF_BASE = 1.0
 RETRY_BACKOFF_LIMIT = 60.0
 BREAKER_FAILURES = 20
 BREAKER_REST = 60
-BREAKER_HOLD = 0
+BREAKER_HOLD = 3600
 # From the request to the end of the body, whatever drips in between.
 DOWNLOAD_TIMEOUT = 60
 

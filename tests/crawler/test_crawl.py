@@ -145,14 +145,27 @@ def test_a_host_that_asks_for_hours_ends_the_crawl_and_keeps_what_there_is(
     gallery = FaultyGallery(gallery_collection, faults={f"/artwork/{busy.image_id}": unavailable(99, "86400")})
     started = time.monotonic()
     with serving(gallery) as server:
-        assert crawl(server.site).returncode == 0
+        assert crawl(server.site).returncode == 75
     assert time.monotonic() - started < 60
     assert "'finish_reason': 'host-asks-to-wait'" in log()
-    assert "asks to wait 86400 s, the limit is 600 s: run again later" in log()
+    said = "asks to wait 86400 s, the limit is 600 s: run the same command again after that, it goes on (status 75)"
+    assert log().splitlines()[-1].endswith(said)
     assert busy.image_id not in Collection(crawled)
     gallery.faults.clear()
     with serving(gallery) as server:
-        crawl(server.site)
+        assert crawl(server.site).returncode == 0
+    assert ids(Collection(crawled)) == ids(gallery_collection)
+
+
+def test_a_list_that_breaks_off_is_told_by_the_status(gallery_collection, crawl, crawled, log) -> None:
+    gallery = FaultyGallery(gallery_collection, faults={"/page/2": unavailable(99, "0")})
+    with serving(gallery) as server:
+        assert crawl(server.site, "RETRY_TIMES=1").returncode == 75
+        assert len(Collection(crawled)) == 5
+        said = "1 lists were not followed to their end (drops.jsonl says why): run the same command again, it goes on"
+        assert log().splitlines()[-1].endswith(f"{said} (status 75)")
+        gallery.faults.clear()
+        assert crawl(server.site).returncode == 0
     assert ids(Collection(crawled)) == ids(gallery_collection)
 
 

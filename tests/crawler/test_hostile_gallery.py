@@ -120,7 +120,7 @@ def test_lists_without_end_end(gallery_collection, crawl, crawled, log, list_: s
 def test_a_start_page_that_is_none_ends_it_with_a_count(crawl, crawled, log, start: Play, selectors: str) -> None:
     with hostile({"/": start}) as server:
         description = f"name: g\nitems: a\nimage: {'a' if selectors == 'jmespath' else 'a::attr(href)'}\n"
-        assert crawl(f"{description}selectors: {selectors}\nstart_urls: {server.url}/\n").returncode == 0
+        assert crawl(f"{description}selectors: {selectors}\nstart_urls: {server.url}/\n").returncode == 75
     assert log.stat("artgate/dropped/not-a-page") == 1
     assert "Traceback" not in log()
 

@@ -2,6 +2,7 @@ import itertools
 import random
 from pathlib import Path
 
+import pytest
 from hostile_server import answer, first, hostile, reset
 from network_probe import probe
 
@@ -124,8 +125,9 @@ def test_a_host_that_is_down_is_left_alone_and_tried_again_later(tmp_path: Path)
         hostile(NO_RULES | {"/page": page}) as well,
     ):
         asks = [f"{failing.url}/page"] * 5 + [f"{well.url}/page"]
+        settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.6, "BREAKER_HOLD": 0}
         later = [{"url": f"{failing.url}/page", "pause": 0.7}, f"{failing.url}/page"]
-        told = probe(tmp_path, [*asks, *later], one_by_one=True, BREAKER_FAILURES=3, BREAKER_REST=0.6)
+        told = probe(tmp_path, [*asks, *later], one_by_one=True, **settings)
     assert told.reasons() == [500, 500, 500, "host-down", "host-down", 200, 200, 200]
     assert failing.paths().count("/page") == 5
     assert "failed 3 times in a row, the limit is 3: run again later" in told.outcomes[3]["detail"]
@@ -138,11 +140,32 @@ def test_requests_can_wait_for_a_host_that_comes_back(tmp_path: Path) -> None:
     with hostile(NO_RULES | {"/page": first(down, page, times=4)}) as server:
         settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.4, "BREAKER_HOLD": 20}
         told = probe(tmp_path, [f"{server.url}/page"] * 7, one_by_one=True, **settings)
-    assert told.reasons() == [500, 500, 500, 500, 200, 200, 200]
+    # What was sent to see whether the host is back has not lost its own try.
+    assert told.reasons() == [500, 500, 500, 200, 200, 200, 200]
     times = server.times("/page")
     # Three failures, then one probe that fails, then one that does not: each after a rest.
     assert times[3] - times[2] >= 0.39
     assert times[4] - times[3] >= 0.39
+
+
+@pytest.mark.slow
+def test_an_outage_costs_no_request_that_can_wait(tmp_path: Path) -> None:
+    """Two requests with three tries more each, and ten failures: those of probes cost none."""
+    down, page = answer(b"", status=500), answer(b"page")
+    with hostile(NO_RULES | {"/page": first(down, page, times=10)}) as server:
+        settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.1, "BREAKER_HOLD": 30, "RETRY_BACKOFF_BASE": 0}
+        asks = [{"url": f"{server.url}/page", "number": number} for number in range(2)]
+        told = probe(tmp_path, asks, RETRY_TIMES=3, **settings)
+    assert told.reasons() == [200] * 2
+    assert server.paths().count("/page") == 12
+
+
+def test_a_host_that_stays_down_is_waited_for_once_and_not_by_each_request(tmp_path: Path) -> None:
+    with hostile(NO_RULES | {"/page": answer(b"", status=500)}) as server:
+        settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.4, "BREAKER_HOLD": 1.5}
+        told = probe(tmp_path, [f"{server.url}/page"] * 8, one_by_one=True, **settings)
+    assert told.reasons() == [500] * 3 + ["host-down"] * 5
+    assert sum(outcome["seconds"] for outcome in told.outcomes) < 2 * 1.5 + 1
 
 
 def test_a_host_that_says_when_to_come_back_is_not_down(tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
 """`scrapy crawl`, with arguments checked before the engine starts, and a status that tells how it ended."""
 
 import argparse
+import logging
 
 from scrapy import Spider
 from scrapy.commands import crawl
 from scrapy.crawler import Crawler
 from scrapy.exceptions import UsageError
+from scrapy.statscollectors import StatsCollector
 
 from artgate.errors import UserError
 
 from ..network.addresses import allowed
 from ..spiders.collecting import CollectingSpider
 
+logger = logging.getLogger(__name__)
+
 # Reasons to end that need the operator: the status is 1.
 FAILED = {"cannot-open", "cannot-read", "cannot-write", "key-refused", "no-metadata", "start_error"}
+# What is left needs nothing but another time: sysexits.h's EX_TEMPFAIL, so that whatever runs the crawl can tell.
+AGAIN = 75
 
 
 class Command(crawl.Command):
@@ -37,9 +43,26 @@ class Command(crawl.Command):
                 message = f"spider {error} is not one of {names}"
                 raise UsageError(message, print_help=False) from None
         super().run(args, opts)
-        if self.crawler.stats is not None and self.crawler.stats.get_value("finish_reason") in FAILED:
-            self.exitcode = 1
+        assert self.crawler.stats is not None
+        self.exitcode, message = ending(self.crawler.stats) if self.exitcode == 0 else (self.exitcode, "")
+        if message:
+            logger.error("%s (status %d)", message, self.exitcode)
 
     def _create_crawler(self, spidercls: str | type[Spider]) -> Crawler:
         self.crawler = super()._create_crawler(spidercls)
         return self.crawler
+
+
+def ending(stats: StatsCollector) -> tuple[int, str]:
+    """The exit status of a crawl that has ended, and the last line of its log ("" where all is well)."""
+    reason = stats.get_value("finish_reason")
+    if reason in FAILED:
+        return 1, f"ended by {reason}: the ERROR above says what to mend, then run the same command again"
+    if reason == "host-asks-to-wait":
+        return AGAIN, f"{stats.get_value('artgate/asks-to-wait')}: run the same command again after that, it goes on"
+    if reason == "finished" and (cut_short := stats.get_value("artgate/lists-cut-short", 0)):
+        return AGAIN, (
+            f"{cut_short} lists were not followed to their end (drops.jsonl says why): run the same command again, "
+            "it goes on"
+        )
+    return 0, ""

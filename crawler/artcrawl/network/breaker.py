@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class Breaker:
     """Closed: all may pass. Open, after `limit` failures in a row: none for `rest` seconds. Half open: one, as a probe.
 
-    The probe's answer closes it; its failure opens it anew. All times are seconds of one clock.
+    The probe's answer closes it; its failure opens it anew. down_since: when it opened first, None while it is closed.
+    All times are seconds of one clock.
     """
 
     limit: int
@@ -28,6 +29,7 @@ class Breaker:
     failures: int = 0
     opened_at: float | None = None
     probe_at: float | None = None
+    down_since: float | None = None
 
     def admit(self, now: float) -> bool:
         """Whether a request may pass. If so, `answered`, `failed` or `undecided` is to be told what became of it."""
@@ -42,7 +44,7 @@ class Breaker:
 
     def answered(self) -> None:
         """The host answered."""
-        self.failures, self.opened_at, self.probe_at = 0, None, None
+        self.failures, self.opened_at, self.probe_at, self.down_since = 0, None, None, None
 
     def failed(self, now: float) -> bool:
         """The host failed. Returns whether this opened the breaker, for the first time or anew."""
@@ -51,6 +53,7 @@ class Breaker:
         if self.failures < self.limit or (self.opened_at is not None and self.probe_at is None):
             return False
         self.opened_at, self.probe_at = now, None
+        self.down_since = now if self.down_since is None else self.down_since
         return True
 
     def undecided(self) -> None:
@@ -63,8 +66,8 @@ class BreakerMiddleware:
 
     A failure is a broken or refused connection, a time limit, a name that does not resolve, a 5xx or a 408. A 429, or
     a 503 with Retry-After, is an answer: the host is up and says when. Settings: BREAKER_FAILURES (in a row),
-    BREAKER_REST (seconds), BREAKER_HOLD (seconds that a request waits for an open breaker before it fails; other hosts
-    may have to wait with it, as it takes one of CONCURRENT_REQUESTS).
+    BREAKER_REST (seconds), BREAKER_HOLD (seconds since the breaker opened, for which requests wait for the host before
+    they fail; other hosts may have to wait with them, as each takes one of CONCURRENT_REQUESTS).
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -85,14 +88,14 @@ class BreakerMiddleware:
         """Raise Withheld while the host is left alone, if that lasts."""
         host = urlparse_cached(request).netloc
         breaker = self.breakers.setdefault(host, Breaker(self.limit, self.rest))
-        until = time.monotonic() + self.hold
-        while not breaker.admit(time.monotonic()):
-            if time.monotonic() >= until:
+        while not breaker.admit(now := time.monotonic()):
+            left = self._left(breaker, now)
+            if left <= 0:
                 raise Withheld(
                     "host-down",
                     f"{host} failed {breaker.failures} times in a row, the limit is {self.limit}: run again later",
                 )
-            await nap(until - time.monotonic(), self.crawler)
+            await nap(left, self.crawler)
         request.meta["artgate_admitted"] = True
 
     def process_response(self, request: Request, response: Response) -> Response:
@@ -122,11 +125,17 @@ class BreakerMiddleware:
         admitted = request.meta.pop("artgate_admitted", False)
         return self.breakers[urlparse_cached(request).netloc] if admitted else None
 
+    def _left(self, breaker: Breaker, now: float) -> float:
+        """Seconds for which requests still wait for the host."""
+        return self.hold - (now - breaker.down_since) if breaker.down_since is not None else self.hold
+
     def _failed(self, request: Request, breaker: Breaker, cause: str) -> None:
-        if breaker.failed(time.monotonic()):
-            host = urlparse_cached(request).netloc
-            logger.error(
-                "%s failed %d times in a row (%s): left alone for %.0f s", host, breaker.failures, cause, self.rest
-            )
+        if breaker.probe_at is not None:
+            # Whichever was sent to see whether the host is back, it has not used up one of its own tries.
+            request.meta["retry_times"] = request.meta.get("retry_times", 0) - 1
+        if breaker.failed(now := time.monotonic()):
+            host, left = urlparse_cached(request).netloc, max(0.0, self._left(breaker, now))
+            message = "%s failed %d times in a row (%s): left alone for %.0f s, waited for up to %.0f s more"
+            logger.error(message, host, breaker.failures, cause, self.rest, left)
             if self.crawler.stats is not None:
                 self.crawler.stats.inc_value("artgate/host-down")

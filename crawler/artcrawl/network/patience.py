@@ -55,9 +55,10 @@ class PatienceMiddleware:
             return response
         host = urlparse_cached(request).netloc
         if seconds > self.limit:
-            logger.error("%s asks to wait %.0f s, the limit is %.0f s: run again later", host, seconds, self.limit)
+            said = f"{host} asks to wait {seconds:.0f} s, the limit is {self.limit:.0f} s"
+            logger.error("%s: the crawl ends", said)
             request.meta["dont_retry"] = True
-            self._end_crawl()
+            self._end_crawl(said)
         else:
             logger.info("%s asks to wait %.0f s", host, seconds)
             self._count("artgate/retry-after")
@@ -71,9 +72,11 @@ class PatienceMiddleware:
         request.meta["artgate_waited_for"] = retry
         return random.uniform(0, backoff_ceiling(retry, self.backoff_base, self.backoff_limit))
 
-    def _end_crawl(self) -> None:
+    def _end_crawl(self, said: str) -> None:
         engine = self.crawler.engine
         if engine is not None and not getattr(self, "ending", None):
+            if self.crawler.stats is not None:
+                self.crawler.stats.set_value("artgate/asks-to-wait", said)
             # Kept, because asyncio holds its tasks only weakly. Not awaited: closing waits for this very response.
             self.ending = asyncio.ensure_future(engine.close_spider_async(reason="host-asks-to-wait"))
 

@@ -154,6 +154,7 @@ class PagingSpider(CollectingSpider):
             results = list(self.read_page(response, page))
         except ValueError as error:
             yield Lost(self.source, response.url, "not-a-page", str(error))
+            self.count("lists-cut-short")
             await self.ended(stratum)
             return
         self.empty[stratum] = self.empty[stratum] + 1 if page.barren else 0
@@ -180,6 +181,7 @@ class PagingSpider(CollectingSpider):
             for request in self._ask(stratum, ""):
                 yield request
         else:
+            self.count("lists-cut-short")
             await self.ended(stratum)
 
     async def after(self, page: Page) -> None:

@@ -23,6 +23,7 @@ from artgate.errors import UserError
 from ..archives import Archive, is_plain
 from ..downloads import DownloadError, download_file
 from ..items import Found, Lost
+from ..ledger import is_undecided
 from ..pages import Page
 from .local import LocalSpider
 
@@ -111,6 +112,8 @@ class DiffusionDBSpider(LocalSpider):
             part = await self._open(number)
         except DownloadError as error:
             yield Lost(self.source, self._address(number), error.reason, error.detail, page=page.hold())
+            if is_undecided(error.reason):
+                self.count("lists-cut-short")
             await self.settle(page, True)
             return
         except UserError as error:
