@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
+from simulated_votes import simulated_with_truth
 
 from artgate.errors import UserError
-from artgate.labels.consensus import consensus
+from artgate.labels.ballots import ballots
+from artgate.labels.consensus import consensus, dawid_skene
 from artgate.labels.grades import GRADES, Grades
 from artgate.labels.votes import Vote
 
@@ -40,14 +43,75 @@ def test_a_changed_mind_counts_once() -> None:
 
 
 def test_dawid_skene_finds_the_careful_annotators_among_careless_ones() -> None:
-    votes, truth = simulated_votes(n=200, accuracies=(0.9, 0.9, 0.4, 0.4, 0.4), seed=0)
+    votes, truth = simulated_with_truth(200, (0.9, 0.9, 0.4, 0.4, 0.4), seed=0)
     majority, posterior = consensus(votes), consensus(votes, method="dawid-skene")
 
-    def accuracy(grades: Grades) -> float:
-        return float(np.mean(grades.array(list(truth), ["quality"])[:, 0].argmax(axis=1) == list(truth.values())))
+    assert accuracy(posterior, truth) > accuracy(majority, truth) + 0.05
+    assert accuracy(posterior, truth) > 0.85
 
-    assert accuracy(posterior) > accuracy(majority) + 0.05
-    assert accuracy(posterior) > 0.85
+
+def test_dawid_skene_beats_the_majority_with_three_unequal_annotators() -> None:
+    by_majority, by_dawid_skene = [], []
+    for seed in range(20):
+        votes, truth = simulated_with_truth(500, (0.9, 0.7, 0.5), seed)
+        by_majority.append(accuracy(consensus(votes), truth))
+        by_dawid_skene.append(accuracy(consensus(votes, "dawid-skene"), truth))
+    gains = np.subtract(by_dawid_skene, by_majority)
+    assert (gains > 0).sum() >= 15
+    assert gains.mean() > 0.02
+    assert wilcoxon(gains, alternative="greater").pvalue < 1e-4
+
+
+def test_the_errors_of_dawid_skene_are_those_that_were_made() -> None:
+    votes, _ = simulated_with_truth(3000, (0.9, 0.8, 0.7), seed=0)
+    errors = dawid_skene(ballots(votes, "quality")).errors
+    assert errors.shape == (3, 3, 3)
+    assert errors.sum(2) == pytest.approx(np.ones((3, 3)), abs=1e-6)
+    for annotator, right in enumerate((0.9, 0.8, 0.7)):
+        expected = np.full((3, 3), (1 - right) / 2) + np.eye(3) * (right - (1 - right) / 2)
+        assert errors[annotator] == pytest.approx(expected, abs=0.06)
+
+
+def test_errors_of_what_nobody_saw_are_not_made_up() -> None:
+    votes = [*votes_of("a", "poor", "poor"), *votes_of("b", "average", "average"), Vote("c", "new", "quality", "poor")]
+    told = ballots(votes, "quality")
+    new = dawid_skene(told).errors[told.annotators.index("new")]
+    assert new[0] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert np.isnan(new[1:]).all()
+
+
+@pytest.mark.parametrize("method", ["majority", "dawid-skene"])
+def test_a_ground_truth_vote_decides(method: str) -> None:
+    anchor = Vote("a", "boss", "quality", "good", ground_truth=True)
+    alone = Vote("c", "boss", "quality", "average", ground_truth=True)
+    votes = [*votes_of("a", "poor", "poor"), *votes_of("b", "poor", "poor"), anchor, alone]
+    grades = consensus(votes, method)
+    assert grades["a"]["quality"] == pytest.approx([0, 0, 1], abs=1e-9)
+    assert grades["c"]["quality"] == pytest.approx([0, 1, 0], abs=1e-9)
+    assert grades.votes == {"a": 3, "b": 2, "c": 1}
+
+
+def test_ground_truths_that_contradict_each_other_are_votes() -> None:
+    votes = [Vote("a", name, "quality", grade, ground_truth=True) for name, grade in (("1", "poor"), ("2", "good"))]
+    assert consensus(votes)["a"]["quality"].tolist() == [0.5, 0, 0.5]
+
+
+def test_anchors_teach_dawid_skene_whom_to_trust() -> None:
+    """Two who err alike outvote one who does not; only truth can tell who is who."""
+    rng = np.random.default_rng(0)
+    truth = {f"image {i}": int(rng.integers(3)) for i in range(300)}
+    votes = []
+    for image_id, true in truth.items():
+        wrong = (true + 1) % 3 if rng.random() < 0.6 else true
+        said = {"careful": true if rng.random() < 0.95 else wrong, "careless": wrong, "friend of careless": wrong}
+        votes += [Vote(image_id, name, "quality", GRADES[grade]) for name, grade in said.items()]
+    anchors = [
+        Vote(image_id, "boss", "quality", GRADES[truth[image_id]], ground_truth=True) for image_id in [*truth][:150]
+    ]
+    rest = {image_id: true for image_id, true in truth.items() if image_id in [*truth][150:]}
+    without, with_anchors = consensus(votes, "dawid-skene"), consensus([*votes, *anchors], "dawid-skene")
+    assert accuracy(without, rest) < 0.6
+    assert accuracy(with_anchors, rest) > 0.9
 
 
 @pytest.mark.parametrize("method", ["majority", "dawid-skene"])
@@ -59,7 +123,7 @@ def test_every_consensus_is_a_probability_even_with_one_annotator_or_one_grade(m
 
 
 def test_the_order_of_votes_does_not_matter() -> None:
-    votes, _ = simulated_votes(n=30, accuracies=(0.95, 0.95, 0.9), seed=1)
+    votes, _ = simulated_with_truth(30, (0.95, 0.95, 0.9), seed=1)
     for method in ("majority", "dawid-skene"):
         forward, backward = consensus(votes, method), consensus(votes[::-1], method)
         ids = sorted(forward)
@@ -73,17 +137,5 @@ def test_bad_input_is_named() -> None:
         consensus([])
 
 
-def simulated_votes(n: int, accuracies: tuple[float, ...], seed: int) -> tuple[list[Vote], dict[str, int]]:
-    """Of n artworks, a grade by one annotator for each accuracy; who errs picks one of the other two grades."""
-    rng = np.random.default_rng(seed)
-    truth = {f"image {i}": int(rng.integers(3)) for i in range(n)}
-    votes = [
-        Vote(image_id, f"annotator {a}", "quality", GRADES[_vote(true, accuracy, rng)])
-        for image_id, true in truth.items()
-        for a, accuracy in enumerate(accuracies)
-    ]
-    return votes, truth
-
-
-def _vote(true: int, accuracy: float, rng: np.random.Generator) -> int:
-    return true if rng.random() < accuracy else int((true + rng.integers(1, 3)) % 3)
+def accuracy(grades: Grades, truth: dict[str, int]) -> float:
+    return float(np.mean(grades.array(list(truth), ["quality"])[:, 0].argmax(axis=1) == list(truth.values())))
