@@ -1,6 +1,6 @@
 """What a crawl has done, so that it can be killed at any moment and go on: one append-only file a source.
 
-Lines of `<collection>/crawl/<source>.jsonl`:
+Lines of `<collection>/crawl/<source>.jsonl` (signs that file names do not take are percent-encoded):
 - {"address": …, "kept": image_id, "stratum": …} or {"address": …, "dropped": reason}: decided for good, and never
   fetched again (if dropped by "limits", then under these), even after the artwork was purged. Delete a line to have
   its address tried again.
@@ -8,6 +8,7 @@ Lines of `<collection>/crawl/<source>.jsonl`:
 - {"round": n}: all pages were done, and are looked at anew.
 """
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +18,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from artgate.artworks.collection import Collection
 from artgate.artworks.decode import LIMITS, Limits
-from artgate.artworks.files import append_lines, parse_lines, repair_lines
+from artgate.artworks.files import append_lines, as_lines, parse_lines, repair_lines, replacing
 from artgate.errors import UserError
 
 # Lines are read in pieces of so many bytes: a ledger of a million addresses is never held as lines.
 READ_BYTES = 4 * 2**20
+# File systems take 255, of which the suffix, and the lock's name, need some.
+MAX_NAME_BYTES = 200
 # What is dropped for these reasons, or because decoding refused it, is never fetched again.
 FOR_GOOD = {
     "http-404",
@@ -112,8 +116,36 @@ class Ledger:
             self._following.clear()
 
 
+def ledger_path(collection: Collection, source: str) -> Path:
+    """Where the ledger of a source lies in a Collection; one of an earlier release is taken over under its new name.
+
+    Those shared the names of sources such as `a/b` and `a_b`: what was kept of another source is left out.
+    """
+    path = collection.root / "crawl" / ledger_name(source)
+    old = path.with_name(_old_name(source))
+    if old != path and old.exists() and not path.exists():
+        ids = {artwork.image_id for artwork in collection if artwork.provenance.source != source}
+        with replacing(path) as file:
+            for line in _lines(old):
+                if line.get("kept") not in ids:
+                    file.write(as_lines([line]).encode())
+    return path
+
+
 def ledger_name(source: str) -> str:
-    """The file name of a source's ledger."""
+    """The file name of a source's ledger, another one for each source."""
+    name = re.sub(r"[^\w.-]|^\.", _encoded, source)
+    if len(name.encode()) > MAX_NAME_BYTES:
+        # No name that is short enough has this sign in it.
+        name = f"{name[:40]}%-{hashlib.sha256(name.encode()).hexdigest()}"
+    return f"{name}.jsonl"
+
+
+def _encoded(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+
+def _old_name(source: str) -> str:
     return re.sub(r"[^\w.-]", "_", source)[:100].lstrip(".") + ".jsonl"
 
 

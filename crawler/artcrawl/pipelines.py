@@ -17,7 +17,7 @@ from artgate.errors import UserError
 
 from .items import Found, Lost
 from .keeping import Keeper
-from .ledger import FOR_GOOD, Ledger, hold, is_undecided, ledger_name
+from .ledger import FOR_GOOD, Ledger, hold, is_undecided, ledger_path
 from .network.images import image_request
 from .network.withheld import Withheld
 from .optout import response_opt_out
@@ -67,7 +67,7 @@ class CollectionPipeline:
         assert engine is not None and stats is not None and isinstance(spider, CollectingSpider)
         self.engine, self.spider, self.stats = engine, spider, stats
         self.collection = Collection(spider.collection_root, create=True, limits=spider.limits)
-        path = self.collection.root / "crawl" / ledger_name(spider.source)
+        path = ledger_path(self.collection, spider.source)
         self.lock = hold(path)
         self.ledger = Ledger(path, self.collection, spider.limits)
         self.keeper = Keeper(self.collection, self.ledger)

@@ -1,14 +1,16 @@
 import asyncio
+import itertools
 import random
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from crawl_process import start_crawl
 from gallery_server import BASE_MODELS, Faults, Source, Synthetic, serving_source
 
-from artcrawl.ledger import FOR_GOOD, Ledger, is_undecided, ledger_name
+from artcrawl.ledger import FOR_GOOD, Ledger, is_undecided, ledger_name, ledger_path
 from artcrawl.pages import Page, Quotas
 from artcrawl.progress import duration, line
 from artgate.artworks.collection import Collection
@@ -82,10 +84,48 @@ def test_what_is_for_good_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("civitai", "civitai.jsonl"), ("../up", "_up.jsonl"), ("a/b c", "a_b_c.jsonl")]
+    ("source", "name"),
+    [
+        ("civitai", "civitai.jsonl"),
+        ("../up", "%2E.%2Fup.jsonl"),
+        ("a/b c", "a%2Fb%20c.jsonl"),
+        ("a_b_c", "a_b_c.jsonl"),
+        ("a%2Fb", "a%252Fb.jsonl"),
+        ("café", "café.jsonl"),
+        ("\0", "%00.jsonl"),
+    ],
 )
 def test_a_ledgers_name_stays_in_its_folder(source: str, name: str) -> None:
     assert ledger_name(source) == name
+
+
+def test_no_two_sources_share_a_ledger() -> None:
+    signs = ["", ".", "/", "_", "%", "2", "F", " ", "\n", "é", "a"]
+    sources = {"".join(three) for three in itertools.product(signs, repeat=3)} | {"x" * 300, "x" * 301, "é" * 150}
+    names = {ledger_name(source) for source in sources}
+    assert len(names) == len(sources)
+    assert max(len(name.encode()) for name in names) < 240
+
+
+def test_a_ledger_of_an_earlier_release_is_taken_over_without_what_another_source_gave(
+    gallery_collection, tmp_path
+) -> None:
+    own, other = list(gallery_collection)[:2]
+    collection = Collection(tmp_path / "two", create=True)
+    for artwork, source in ((own, "a/b"), (other, "a_b")):
+        collection.add(gallery_collection.path(artwork).read_bytes(), replace(artwork.provenance, source=source))
+    shared = collection.root / "crawl" / "a_b.jsonl"
+    shared.parent.mkdir()
+    kept = [{"address": name, "kept": a.image_id, "stratum": "s"} for name, a in (("1", own), ("2", other))]
+    append_lines(shared, [*kept, {"address": "3", "dropped": "http-404"}])
+    path = ledger_path(collection, "a/b")
+    assert path.name == "a%2Fb.jsonl"
+    ledger = Ledger(path, collection)
+    assert (ledger.known, ledger.kept) == ({"1", "3"}, {"s": 1})
+    ledger.append([{"address": "4", "dropped": "http-404"}])
+    assert Ledger(ledger_path(collection, "a/b"), collection).known == {"1", "3", "4"}
+    assert ledger_path(collection, "a_b") == shared
+    assert Ledger(shared, collection).known == {"1", "2", "3"}
 
 
 def test_what_was_dropped_by_limits_is_tried_again_under_others(tmp_path) -> None:
