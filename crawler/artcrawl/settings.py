@@ -106,5 +106,5 @@ LOG_LEVEL = "INFO"
 # A line on progress every so many seconds, in place of Scrapy's pages and items a minute.
 PROGRESS_SECONDS = 5.0
 EXTENSIONS = {"scrapy.extensions.logstats.LogStats": None, "artcrawl.progress.Progress": 0}
-# A drop is counted and written to drops.jsonl with its reason; it is no cause for a warning each.
-DEFAULT_DROPITEM_LOG_LEVEL = "INFO"
+# A drop is counted and written to drops.jsonl with its reason: no cause for two lines of the log each.
+DEFAULT_DROPITEM_LOG_LEVEL = "DEBUG"

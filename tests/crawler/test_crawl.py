@@ -53,6 +53,9 @@ def test_a_gallery_is_collected_byte_for_byte_with_its_provenance(gallery_collec
     assert (from_file.steps, from_file.seed, from_file.guidance) == (20, 42, 7.5)
     assert (from_file.sampler, from_file.generator) == ("Euler a", "tiny")
     assert log.stat("artgate/kept") == 12
+    # Whoever reads the log sees first what is crawled and how.
+    assert "crawling loopback-gallery, all there is, into " in log().splitlines()[1]
+    assert "(+tester@example.org)'" in log().splitlines()[1]
     assert "kept 12, held already 0, dropped 0 (nothing); the collection has 12" in log()
     assert {asked.path for asked in gallery.asked} >= {"/robots.txt", "/page/2", "/page/3"}
     assert all(asked.agent.startswith("artgate-crawler/") for asked in gallery.asked)

@@ -16,6 +16,8 @@ from ..spiders.collecting import CollectingSpider
 
 logger = logging.getLogger(__name__)
 
+# These list, over a hundred lines, what is the same in each crawl; LOG_LEVEL=DEBUG shows them.
+LISTS = ("scrapy.addons", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
 # Reasons to end that need the operator: the status is 1.
 FAILED = {"cannot-open", "cannot-read", "cannot-write", "key-refused", "no-metadata", "start_error"}
 # What is left needs nothing but another time: sysexits.h's EX_TEMPFAIL, so that whatever runs the crawl can tell.
@@ -24,6 +26,14 @@ AGAIN = 75
 
 class Command(crawl.Command):
     """Scrapy's own command; but a wrong argument ends it with one message and status 2, not with a traceback."""
+
+    def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
+        """As Scrapy's; by the time of `run` it has begun to log."""
+        super().process_options(args, opts)
+        assert self.settings is not None
+        if self.settings.get("LOG_LEVEL") != "DEBUG":
+            for name in LISTS:
+                logging.getLogger(name).addFilter(_tells_more_than_lists)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         """Build the spider once to have its arguments and settings checked, then run it as Scrapy does."""
@@ -46,18 +56,22 @@ class Command(crawl.Command):
         assert self.crawler.stats is not None
         self.exitcode, message = ending(self.crawler.stats) if self.exitcode == 0 else (self.exitcode, "")
         if message:
-            logger.error("%s (status %d)", message, self.exitcode)
+            logger.warning("%s (status %d)", message, self.exitcode)
 
     def _create_crawler(self, spidercls: str | type[Spider]) -> Crawler:
         self.crawler = super()._create_crawler(spidercls)
         return self.crawler
 
 
+def _tells_more_than_lists(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO
+
+
 def ending(stats: StatsCollector) -> tuple[int, str]:
     """The exit status of a crawl that has ended, and the last line of its log ("" where all is well)."""
     reason = stats.get_value("finish_reason")
     if reason in FAILED:
-        return 1, f"ended by {reason}: the ERROR above says what to mend, then run the same command again"
+        return 1, f"ended by {reason}: the error above says what to mend, then run the same command again"
     if reason == "host-asks-to-wait":
         return AGAIN, f"{stats.get_value('artgate/asks-to-wait')}: run the same command again after that, it goes on"
     if reason == "finished" and (cut_short := stats.get_value("artgate/lists-cut-short", 0)):

@@ -86,6 +86,9 @@ class CollectingSpider(Spider):
         held = sum(artwork.provenance.source == self.source for artwork in keeper.collection)
         kept = keeper.ledger.kept
         self.quotas = Quotas(self.target, self.strata, {**kept, "unknown": max(0, held - kept.total())})
+        whole = "all there is" if self.target is None else f"up to {self.target}"
+        message = "crawling %s, %s, into %s, which holds %d of it; as %r"
+        self.logger.info(message, self.source, whole, self.collection_root, held, self.settings["USER_AGENT"])
 
     async def settle(self, page: Page, decided: bool) -> None:
         """One item of a page less to wait for; with the last, the page is written to the ledger as done."""
