@@ -50,6 +50,7 @@ def test_dawid_skene_finds_the_careful_annotators_among_careless_ones() -> None:
     assert accuracy(posterior, truth) > 0.85
 
 
+@pytest.mark.slow
 def test_dawid_skene_beats_the_majority_with_three_unequal_annotators() -> None:
     by_majority, by_dawid_skene = [], []
     for seed in range(20):
