@@ -158,6 +158,24 @@ def test_a_torn_last_line_is_cut_and_its_image_adopted(tmp_path):
         assert read_lines(tmp_path / "drops.jsonl") == [{"reason": "x"}]
 
 
+def test_images_whose_lines_are_lost_are_adopted_with_a_warning(tmp_path, caplog):
+    collection = Collection(tmp_path, create=True)
+    for number in range(3):
+        collection.add(png(number), Provenance(source="web"))
+    Collection(tmp_path)
+    assert not caplog.records
+    (tmp_path / "metadata.jsonl").write_bytes(b"")
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl/web.jsonl").touch()
+    assert {artwork.provenance.source for artwork in Collection(tmp_path)} == {"adopted"}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "3 images had no line in metadata.jsonl" in record.getMessage()
+    assert "put a copy of it back, or delete images/, metadata.jsonl and crawl/*.jsonl" in record.getMessage()
+    Collection(tmp_path)
+    assert len(caplog.records) == 1
+
+
 def test_torn_ends_are_cut_off_every_file_by_opening(tmp_path):
     """Also where nothing is adopted: other readers of these files do not know about torn lines."""
     made(tmp_path, 2).purge([image_id_of(png(1))])

@@ -114,6 +114,14 @@ def test_arguments_that_a_spider_does_not_take_are_named() -> None:
         GallerySpider.check_names(("source",))  # the description's `name` is
 
 
+def test_a_collection_that_has_lost_its_lines_is_not_gone_on_with(crawled, folder) -> None:
+    (crawled / "images").mkdir(parents=True)
+    FolderSpider(collection=str(crawled), path=str(folder))  # killed at its very start
+    (crawled / "images/1.png").touch()
+    with pytest.raises(UserError, match=r"metadata\.jsonl, which says where they came from, is gone: put a copy"):
+        FolderSpider(collection=str(crawled), path=str(folder))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

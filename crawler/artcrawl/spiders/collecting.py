@@ -245,6 +245,11 @@ def _check_folder(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise UserError(f"collection {root} is a file: name a folder, new or of an earlier crawl")
     if root.is_dir() and not (root / "metadata.jsonl").exists():
+        if any((root / "images").glob("*")):
+            raise UserError(
+                f"collection {root} has images, but metadata.jsonl, which says where they came from, is gone: put a "
+                "copy of it back, or delete images/ and crawl/*.jsonl to have them crawled again"
+            )
         others = sorted(path.name for path in root.iterdir() if path.name not in BEGUN and path.name[0] != ".")
         if others:
             raise UserError(

@@ -6,6 +6,7 @@ rewrites the lines, then deletes the images. Each step is synced before the next
 can finish it.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ from artgate.artworks.files import (
 from artgate.artworks.near import NearIndex
 from artgate.artworks.purges import Purges, Rule, purge_lines
 from artgate.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 # A temporary file that another part of the program left in the folder is litter when it has not grown for so long.
@@ -173,7 +176,10 @@ class Storage:
         # In the order of adding: a near-duplicate comes after what it looks like.
         places = {image_id: place for place, image_id in enumerate(pending)}
         without_line.sort(key=lambda path: places.get(path.stem, len(places)))
-        self._append(self._metadata, [line for path in without_line if (line := self._line_for(path, pending))])
+        lines = [line for path in without_line if (line := self._line_for(path, pending))]
+        self._append(self._metadata, lines)
+        if adopted := sum(line["image_id"] not in pending for line in lines):
+            logger.warning("%s", _adoption(self.root, adopted))
         self._pending.unlink(missing_ok=True)
         self._read_new_lines()
 
@@ -215,6 +221,16 @@ class Storage:
         """The image files named by an image_id; whatever else a user keeps there is left alone."""
         paths = [path for path in self.images.iterdir() if path.suffix[1:] in EXTENSIONS.values()]
         return sorted(path for path in paths if IMAGE_ID.fullmatch(path.stem))
+
+
+def _adoption(root: Path, count: int) -> str:
+    """What to do about images that had no line: no kill leaves such, a lost metadata.jsonl does."""
+    crawled = any((root / "crawl").glob("*.jsonl"))
+    return (
+        f"{root}: {count} images had no line in metadata.jsonl; they are kept, but where they came from is not known "
+        '(source "adopted"). If the file was lost, put a copy of it back'
+        + (", or delete images/, metadata.jsonl and crawl/*.jsonl and crawl them again" if crawled else "")
+    )
 
 
 class _Seen(NamedTuple):
