@@ -45,9 +45,10 @@ class HostileServer:
         self.other = other or answer(b"<h1>Not found</h1>", status=404)
         self.asked: list[Asked] = []
         self._times: Counter[str] = Counter()
-        self._listening = socket.create_server((host, 0), backlog=64)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listening = socket.create_server((host, 0), family=family, backlog=64)
         self.host, self.port = host, self._listening.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
         Thread(target=self._serve, daemon=True).start()
 
     def paths(self) -> list[str]:

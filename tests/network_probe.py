@@ -3,7 +3,6 @@
 import asyncio
 import json
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,9 @@ from typing import Any
 
 from scrapy import Request, Spider
 from scrapy.crawler import CrawlerProcess
+from scrapy.resolver import HostResolution
 from scrapy.settings import Settings
+from twisted.internet.address import IPv4Address, IPv6Address
 
 from artcrawl.network.images import image_request
 from artcrawl.network.withheld import Withheld
@@ -48,7 +49,7 @@ def probe(
     """Ask for addresses, in a process of its own, through all of the project's middlewares.
 
     asks: addresses, or mappings with `url`, `image`, `pause` (seconds before it) and request meta. root: where the
-    crawl keeps its cache. names: a table in place of DNS, each name with its answers in turn. prelude: Python
+    crawl keeps its cache. names: a table in place of DNS, as `Table` has it. prelude: Python
     that the process runs first.
     """
     quick = {"DOWNLOAD_DELAY": 0, "AUTOTHROTTLE_ENABLED": False, "RETRY_TIMES": 0, "CRAWL_ALLOW_PRIVATE": "127.0.0.1"}
@@ -102,14 +103,25 @@ class ProbeSpider(Spider):
         return outcome | {"seconds": time.monotonic() - began}
 
 
-def resolve_from(names: dict[str, list[str]]) -> None:
-    real, turns = socket.gethostbyname, {name: iter(answers) for name, answers in names.items()}
-    socket.gethostbyname = lambda name: next(turns[name]) if name in turns else real(name)
+class Table:
+    """A table in place of DNS: each name with its answers in turn, of one address or several with blanks between."""
+
+    def __init__(self, names: dict[str, list[str]], others: Any) -> None:
+        self.turns, self.others = {name: iter(answers) for name, answers in names.items()}, others
+
+    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *further: Any) -> Any:  # noqa: N802 - Twisted's
+        if name not in self.turns:
+            return self.others.resolveHostName(receiver, name, port, *further)
+        resolution = HostResolution(name)
+        receiver.resolutionBegan(resolution)
+        for address in next(self.turns[name]).split():
+            receiver.addressResolved((IPv6Address if ":" in address else IPv4Address)("TCP", address, port))
+        receiver.resolutionComplete()
+        return resolution
 
 
 def main() -> None:
     order = json.loads(sys.argv[1])
-    resolve_from(order["names"])
     exec(order["prelude"], {})
     settings = Settings()
     settings.setmodule("artcrawl.settings", priority="project")
@@ -118,6 +130,9 @@ def main() -> None:
     process = CrawlerProcess(settings)
     crawler = process.create_crawler(ProbeSpider)
     process.crawl(crawler, order=order)
+    from twisted.internet import reactor  # installed by now
+
+    reactor.installNameResolver(Table(order["names"], reactor.nameResolver))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     process.start()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -163,6 +163,18 @@ def test_hosts_and_networks_can_be_allowed(tmp_path: Path) -> None:
     assert by_network.reasons() == [200, 200, 200, 200]
 
 
+def test_hosts_of_ipv6_alone_are_reached_where_they_may_be(tmp_path: Path) -> None:
+    """By address, by name, and by a name of which the other address may not be asked."""
+    names = {"six.example": ["::1"] * 3, "both.example": ["10.0.0.1 ::1"] * 3}
+    with hostile({"/robots.txt": answer(b"", status=404), "/page": answer(b"page")}, "::1") as server:
+        urls = [f"http://{host}:{server.port}/page" for host in ("[::1]", "six.example", "both.example")]
+        refused = probe(tmp_path, urls, names=names, CRAWL_ALLOW_PRIVATE="127.0.0.1")
+        assert server.asked == []
+        allowed = probe(tmp_path, urls, names=names, CRAWL_ALLOW_PRIVATE="::1")
+    assert refused.reasons() == ["host-private"] * 3
+    assert allowed.reasons() == [200] * 3
+
+
 def test_only_the_web_is_asked(tmp_path: Path) -> None:
     urls = [
         "file:///etc/passwd",

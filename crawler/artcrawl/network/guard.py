@@ -2,17 +2,17 @@
 
 import ipaddress
 import logging
-from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.exceptions import CannotResolveHostError
-from scrapy.resolver import CachingThreadedResolver
+from scrapy.resolver import CachingHostnameResolver
 from scrapy.utils.httpobj import urlparse_cached
 from twisted.internet.base import ReactorBase
-from twisted.internet.defer import Deferred
-from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IHostResolution, IResolutionReceiver
+from zope.interface import implementer  # type: ignore[import-untyped]
 
 from .addresses import Allowed, allowed, literal
 from .withheld import Withheld
@@ -75,14 +75,14 @@ class AddressMiddleware:
             self.crawler.stats.inc_value("artgate/https-to-http")
 
 
-class GuardedResolver(CachingThreadedResolver):
-    """Resolves names as Scrapy does, but fails for one that leads to an address which may not be asked.
+class GuardedResolver(CachingHostnameResolver):
+    """Resolves names as the system does, to IPv4 and IPv6, and passes on the addresses that may be asked, no others.
 
-    The address that passes here is the one that is connected to, so a name that resolves to something else the second
-    time gains nothing (DNS rebinding). Scrapy's setting TWISTED_DNS_RESOLVER names this class.
+    What passes here is what is connected to, so a name that resolves to something else the second time gains nothing
+    (DNS rebinding). Scrapy's setting TWISTED_DNS_RESOLVER names this class.
     """
 
-    # Twisted forgets why a name did not resolve. name -> the address that was refused.
+    # Twisted forgets why a name did not resolve. name -> an address that was refused, where all were.
     refused: dict[str, str] = {}
     rules = Allowed()
 
@@ -93,16 +93,40 @@ class GuardedResolver(CachingThreadedResolver):
         resolver.rules = allowed(crawler.settings.getlist("CRAWL_ALLOW_PRIVATE"))
         return resolver
 
-    # The name is Twisted's.
-    def getHostByName(self, name: str, timeout: Sequence[int] = ()) -> "Deferred[str]":  # noqa: N802
-        """The address of a host. Fails with DNSLookupError if there is none, or none that may be asked."""
-        return super().getHostByName(name, timeout).addCallback(self._checked, name)
+    # The names are Twisted's.
+    def resolveHostName(  # noqa: N802
+        self,
+        resolutionReceiver: Any,  # noqa: N803 - an IResolutionReceiver
+        hostName: str,  # noqa: N803
+        *further: Any,
+        **more: Any,
+    ) -> IHostResolution:
+        """Give a host's addresses, those that may be asked, to the receiver."""
+        receiver: Any = _GuardedReceiver(resolutionReceiver, hostName, self)
+        return super().resolveHostName(receiver, hostName, *further, **more)
 
-    def _checked(self, answer: str, name: str) -> str:
-        if self.rules.host(name) or self.rules.address(ipaddress.ip_address(answer)):
-            return answer
-        self.refused[name] = answer
-        raise DNSLookupError(f"{name} resolves to {answer}")
+
+@implementer(IResolutionReceiver)
+class _GuardedReceiver:
+    def __init__(self, receiver: Any, name: str, resolver: GuardedResolver) -> None:
+        self.receiver, self.name, self.resolver = receiver, name, resolver
+        self.passed, self.refused = False, ""
+
+    def resolutionBegan(self, resolution: IHostResolution) -> None:  # noqa: N802
+        self.receiver.resolutionBegan(resolution)
+
+    def addressResolved(self, address: Any) -> None:  # noqa: N802
+        rules = self.resolver.rules
+        if rules.host(self.name) or rules.address(ipaddress.ip_address(address.host)):
+            self.passed = True
+            self.receiver.addressResolved(address)
+        else:
+            self.refused = address.host
+
+    def resolutionComplete(self) -> None:  # noqa: N802
+        if self.refused and not self.passed:
+            self.resolver.refused[self.name] = self.refused
+        self.receiver.resolutionComplete()
 
 
 class ResolvedAddressMiddleware:
