@@ -1,21 +1,19 @@
 """`artgate label …`: from votes of people to grades that `train.py` learns from."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from artgate import consensus_cli, studio_cli
 from artgate.collection_cli import CollectionArgument
 
 label = typer.Typer(help="From votes of people to grades that `train.py` learns from.", no_args_is_help=True)
-
-
-class Method(StrEnum):
-    """How `artgate label consensus` joins votes."""
-
-    MAJORITY = "majority"
-    DAWID_SKENE = "dawid-skene"
+label.command()(studio_cli.serve)
+label.command()(studio_cli.push)
+label.command()(studio_cli.pull)
+label.command()(consensus_cli.consensus)
+label.command()(consensus_cli.report)
 
 
 @label.command("import")
@@ -36,19 +34,3 @@ def label_import(
     write_votes(collection, kept)
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "nothing"
     typer.echo(f"{len(votes)} votes read, {len(kept)} now in {collection / FILE_NAME}; left out: {told}")
-
-
-@label.command("consensus")
-def label_consensus(
-    collection: CollectionArgument,
-    method: Annotated[
-        Method, typer.Option(help="Vote shares, or annotators weighed by their confusions.")
-    ] = Method.MAJORITY,
-) -> None:
-    """Join the votes of a Collection into grade probabilities: grades.jsonl, which `train.py` reads."""
-    from artgate.labels.consensus import consensus
-    from artgate.labels.votes import read_votes
-
-    grades = consensus(read_votes(collection), method.value)
-    path = grades.save(collection)
-    typer.echo(f"{len(grades)} graded artworks in {path}")

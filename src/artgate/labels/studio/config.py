@@ -1,0 +1,146 @@
+"""What annotators are asked and shown: `conf/labelling/*.yaml` → the label config of a Label Studio project."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from artgate.errors import UserError
+from artgate.labels.grades import ASPECTS, GRADES
+
+if TYPE_CHECKING:
+    from label_studio_sdk.label_interface import LabelInterface
+
+FOLDER = Path("conf/labelling")
+SHOWN, HIDDEN = "shown", "hidden"
+# The best first, as the hotkeys go: 1 2 3 for the first aspect, 4 5 6 for the second, 7 8 9 for the third.
+SHOWN_GRADES = tuple(reversed(GRADES))
+QUESTIONS = {
+    "quality": "Quality: would you publish it?",
+    "attributes": "Attributes: light, colour, sharpness, composition",
+    "rationality": "Rationality: does what is shown make sense?",
+}
+IMAGE, PROMPT, DEFECTS, COMMENT = "image", "prompt", "defects", "comment"
+# What of a label config the answers depend on; the rest is looks.
+MEANING = ("name", "toName", "value", "choice", "required")
+
+
+@dataclass
+class Labelling:
+    """One file of conf/labelling.
+
+    aspects: what is graded; the first is required. defects: tags that may be set, () for none. prompt: shown or hidden.
+    instructions: an HTML file beside the YAML file, "" for none; here its text.
+    Raises UserError for what is unknown or given twice.
+    """
+
+    aspects: list[str]
+    defects: list[str] = field(default_factory=list)
+    comment: bool = True
+    prompt: str = HIDDEN
+    instructions: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.aspects:
+            raise UserError(f"aspects is empty: ask for at least one of {', '.join(ASPECTS)}")
+        for aspect in self.aspects:
+            if aspect not in ASPECTS:
+                raise UserError(f"aspects: {aspect!r} is not one of {', '.join(ASPECTS)}: correct it")
+        if self.prompt not in (SHOWN, HIDDEN):
+            raise UserError(f"prompt {self.prompt!r} is not one of {SHOWN}, {HIDDEN}: choose one of them")
+        for key, values in (("aspects", self.aspects), ("defects", self.defects)):
+            if len(set(values)) < len(values) or not all(value.strip() for value in values):
+                raise UserError(f"{key} {values} names something twice, or nothing: name each once")
+
+
+def read_labelling(name: str) -> Labelling:
+    """Of a file, or of a name in conf/labelling. Raises UserError if there is none, or it holds something unknown."""
+    import yaml
+
+    from artgate.config import validated
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml"))) or "none here"
+        raise UserError(
+            f"{path} does not exist (in {FOLDER} there are: {known}): run this in the project's folder, or name a file"
+        )
+    try:
+        read = yaml.safe_load(path.read_text())
+        if not isinstance(read, Mapping):
+            raise UserError(f"it holds {type(read).__name__}, not settings: write one `key: value` a line")
+        labelling = validated(Labelling, read)
+    except (UserError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {error}") from None
+    if labelling.instructions:
+        page = path.parent / labelling.instructions
+        if not page.is_file():
+            raise UserError(f"{path}: instructions {page} do not exist: write them, or leave the key out")
+        labelling.instructions = page.read_text()
+    return labelling
+
+
+def label_config(labelling: Labelling) -> str:
+    """The label config: XML whose controls are named after the aspects, checked by Label Studio's own rules."""
+    view = Element("View")
+    if labelling.prompt == SHOWN:
+        SubElement(view, "Text", name=PROMPT, value=f"${PROMPT}", granularity="word")
+    SubElement(
+        view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true", rotateControl="false",
+        maxWidth="100%",
+    )  # fmt: skip
+    hotkeys = iter("123456789")
+    for number, aspect in enumerate(labelling.aspects):
+        SubElement(view, "Header", value=QUESTIONS[aspect], size="5")
+        required = str(number == 0).lower()
+        grades = SubElement(
+            view, "Choices", name=aspect, toName=IMAGE, choice="single", required=required, showInline="true"
+        )
+        if number == 0:
+            grades.set("requiredMessage", f"Grade the {aspect} (keys 1, 2, 3), or skip the picture.")
+        for grade in SHOWN_GRADES:
+            SubElement(grades, "Choice", value=grade, hotkey=next(hotkeys))
+    if labelling.defects:
+        SubElement(view, "Header", value="Defects that you see", size="5")
+        defects = SubElement(view, "Choices", name=DEFECTS, toName=IMAGE, choice="multiple", showInline="true")
+        for defect in labelling.defects:
+            SubElement(defects, "Choice", value=defect)
+    if labelling.comment:
+        SubElement(
+            view, "TextArea", name=COMMENT, toName=IMAGE, placeholder="A remark, if you have one", rows="2",
+            maxSubmissions="1", editable="true",
+        )  # fmt: skip
+    ElementTree.indent(view)
+    text = ElementTree.tostring(view, encoding="unicode")
+    interface(text)
+    return text
+
+
+@cache
+def interface(config: str) -> "LabelInterface":
+    """Label Studio's reading of a label config. Raises UserError for one that it does not take."""
+    from label_studio_sdk.label_interface import LabelInterface
+
+    try:
+        found = LabelInterface(config)
+        found.validate()
+    except Exception as error:  # the checks of the SDK raise what they like, a plain Exception among it
+        raise UserError(f"Label Studio does not take this label config ({error}): correct conf/labelling") from None
+    return found
+
+
+def asks_the_same(one: str, other: str) -> bool:
+    """Whether two label configs ask and show the same, so that answers to one are answers to the other."""
+    return _meaning(one) == _meaning(other)
+
+
+def _meaning(config: str) -> Any:
+    try:
+        root = ElementTree.fromstring(config)
+    except ElementTree.ParseError:
+        return config
+    tags = (element for element in root.iter() if element.tag not in ("View", "Header", "Style"))
+    return sorted((tag.tag, *((key, tag.get(key, "")) for key in MEANING)) for tag in tags)
