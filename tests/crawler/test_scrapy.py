@@ -2,8 +2,8 @@
 
 No public interface gives these: a bound on headers (network/headers.py), whether the crawl is closing (pipelines.py,
 network/patience.py, spiders/local.py), the end of items that `start` gave (spiders/local.py), the crawler that a
-command runs (commands/crawl.py). That they still do what is needed of them is
-tested where they are used: `/endless-headers` in test_hostile.py, targets in test_diffusiondb.py and test_folder.py.
+command runs (commands/crawl.py). That they still do what is needed of them is tested where they are used:
+`/endless-headers` in test_hostile.py, targets in test_diffusiondb.py and test_folder.py.
 """
 
 import inspect
