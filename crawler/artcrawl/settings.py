@@ -94,8 +94,8 @@ DOWNLOADER_MIDDLEWARES = {
     "artcrawl.network.guard.ResolvedAddressMiddleware": 920,
 }
 
-# One item's bytes at a time in few hands.
-CONCURRENT_ITEMS = 16
+# Items of one page at a time; the pipeline bounds how many images that are, over all pages.
+CONCURRENT_ITEMS = 32
 ITEM_PIPELINES = {"artcrawl.pipelines.CollectionPipeline": 300}
 
 # No door into the running process.

@@ -36,7 +36,9 @@ def assert_sound(root: Path) -> Collection:
     assert (root / "metadata.jsonl").read_bytes()[-1:] in (b"\n", b"")
     assert names == [artwork.file_name for artwork in collection]
     assert {f"images/{p.name}" for p in (root / "images").iterdir()} == set(names), "images and lines differ"
-    leftovers = {p.name for p in root.iterdir()} - {"images", "metadata.jsonl", "drops.jsonl", "purged.jsonl", ".lock"}
+    assert not (root / ".pending.jsonl").exists() or not (root / ".pending.jsonl").read_bytes()
+    kept = {"images", "metadata.jsonl", "drops.jsonl", "purged.jsonl", ".lock", ".pending.jsonl"}
+    leftovers = {p.name for p in root.iterdir()} - kept
     assert not leftovers
     for artwork in collection:
         assert image_id_of(collection.path(artwork).read_bytes()) == artwork.image_id

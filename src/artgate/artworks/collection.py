@@ -171,14 +171,16 @@ class Collection:
         if image_id in self:
             return self[image_id]
         try:
-            return self._describe(item.data, item.provenance, item.name)
+            return self._describe(item.data, item.provenance, item.name, image_id)
         except Refused as refused:
             return refused
 
-    def _describe(self, data: bytes, provenance: Provenance, name: str | None = None) -> Artwork:
+    def _describe(
+        self, data: bytes, provenance: Provenance, name: str | None = None, image_id: str | None = None
+    ) -> Artwork:
         width, height, picture = sketch(data, name, self.limits)
         pdq, quality = hash_and_quality(picture)
-        image_id, format = image_id_of(data), sniff(data) or ""
+        image_id, format = image_id or image_id_of(data), sniff(data) or ""
         return Artwork(
             image_id=image_id,
             file_name=file_name_of(image_id, format),

@@ -199,8 +199,9 @@ def _is_cut_short(data: bytes, format: str) -> bool:
         return _png_ends_early(data)
     if format == "WEBP":
         return len(data) < 12 or len(data) < 8 + struct.unpack("<I", data[4:8])[0]
-    # Entropy-coded JPEG data never holds the end marker, so it must come after the last start of scan.
-    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") or b"\xff\xd9" not in data
+    # Entropy-coded JPEG data never holds the end marker, so no start of scan may come after the last of them.
+    end = data.rfind(b"\xff\xd9")
+    return end < 0 or data.find(b"\xff\xda", end) >= 0
 
 
 def _png_ends_early(data: bytes) -> bool:

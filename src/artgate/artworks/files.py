@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +11,9 @@ from typing import Any, BinaryIO
 from artgate.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
+OPEN_AT_ONCE = 64
+
+Map = Callable[[Callable[[int], None], list[int]], Iterable[None]]
 
 
 def write_atomic(path: Path | str, content: bytes | str) -> None:
@@ -18,6 +21,61 @@ def write_atomic(path: Path | str, content: bytes | str) -> None:
     path = Path(path)
     write_temporary(path, content).replace(path)
     sync_folder(path.parent)
+
+
+def write_all(contents: Mapping[Path, bytes], map_: Map = map) -> None:
+    """As `write_atomic` of files in one folder, each there whole or not at all; several times cheaper.
+
+    map_: applies the sync to all of them, in threads for example. (Threads that made files in one folder would only
+    wait for each other.) No other process may write the same files meanwhile.
+    """
+    paths = list(contents)
+    for first in range(0, len(paths), OPEN_AT_ONCE):
+        _write_some({path: contents[path] for path in paths[first : first + OPEN_AT_ONCE]}, map_)
+    for folder in {path.parent for path in paths}:
+        sync_folder(folder)
+
+
+def write_in_place(path: Path, content: str) -> None:
+    """Overwrite `path`, and return when it is on the disk. Not kill-safe: until then it may hold anything.
+
+    For a file that is written again and again: one that is replaced each time leaves a deleted one behind, and ext4
+    passes over all those of the last seconds whenever a new file is made.
+    """
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        _write_whole(descriptor, content.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if is_new:
+        sync_folder(path.parent)
+
+
+def _write_some(contents: Mapping[Path, bytes], map_: Map) -> None:
+    begun: dict[Path, int] = {}  # temporary file -> descriptor
+    try:
+        for path, content in contents.items():
+            temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+            begun[temporary] = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            _write_whole(begun[temporary], content)
+        list(map_(os.fsync, list(begun.values())))
+    except BaseException:
+        for temporary in begun:
+            temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        for descriptor in begun.values():
+            os.close(descriptor)
+    for temporary, path in zip(begun, contents, strict=True):
+        temporary.replace(path)
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:  # a disk with room for a part takes that part, and only then says that it is full
+        left = left[os.write(descriptor, left) :]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How a Collection lies on the disk, and what makes it survive kills, power cuts and several processes at once.
 
 An add writes, in this order: the lines to come (`.pending.jsonl`), the images under temporary names, their renames,
-the lines, and the removal of what was pending. A purge first names the ids (`purged.jsonl`, replaced as a whole), then
+the lines, and the emptying of what was pending. A purge first names the ids (`purged.jsonl`, replaced as a whole), then
 rewrites the lines, then deletes the images. Each step is synced before the next, so that whatever was killed, opening
 can finish it.
 """
@@ -28,10 +28,10 @@ from artgate.artworks.files import (
     parse_lines,
     read_lines,
     repair_lines,
-    sync_folder,
     torn_bytes,
+    write_all,
     write_atomic,
-    write_temporary,
+    write_in_place,
 )
 from artgate.artworks.near import NearIndex
 from artgate.artworks.purges import Purges, Rule, purge_lines
@@ -93,7 +93,7 @@ class Storage:
     def up_to_date(self) -> Iterator[None]:
         """Hold the folder's lock, knowing all that other processes have added and purged."""
         with self._locked():
-            if self._pending.exists():
+            if _Seen.of(self._pending).size:
                 self._mend()
             elif (_Seen.of(self._metadata), _Seen.of(self._purged)) != (self._seen, self._purged_seen):
                 repair_lines(self._metadata)
@@ -105,13 +105,10 @@ class Storage:
         if not new:
             return
         lines = [artwork.to_json() for artwork, _ in new]
-        write_atomic(self._pending, as_lines(lines))
-        temporaries = map_in_threads(lambda pair: write_temporary(self.root / pair[0].file_name, pair[1]), new)
-        for temporary, (artwork, _) in zip(temporaries, new, strict=True):
-            temporary.replace(self.root / artwork.file_name)
-        sync_folder(self.images)
+        write_in_place(self._pending, as_lines(lines))
+        write_all({self.root / artwork.file_name: data for artwork, data in new}, map_in_threads)
         self._append(self._metadata, [line for line in lines if line["image_id"] not in self.gone])
-        self._pending.unlink()
+        os.truncate(self._pending, 0)
         for artwork, _ in new:
             self.artworks[artwork.image_id] = self.gone.pop(artwork.image_id, artwork)
         self._seen = _Seen.of(self._metadata)
@@ -171,7 +168,7 @@ class Storage:
             repair_lines(path)
         self._read_new_lines()
         self._finish_purges()
-        pending = {line["image_id"]: line for line in read_lines(self._pending)}
+        pending = {line["image_id"]: line for line in self._read_pending()}
         without_line = [path for path in self._own_images() if path.stem not in self.artworks]
         # In the order of adding: a near-duplicate comes after what it looks like.
         places = {image_id: place for place, image_id in enumerate(pending)}
@@ -180,8 +177,16 @@ class Storage:
         self._append(self._metadata, lines)
         if adopted := sum(line["image_id"] not in pending for line in lines):
             logger.warning("%s", _adoption(self.root, adopted))
-        self._pending.unlink(missing_ok=True)
+        if _Seen.of(self._pending).size:
+            os.truncate(self._pending, 0)
         self._read_new_lines()
+
+    def _read_pending(self) -> list[dict[str, Any]]:
+        try:
+            return read_lines(self._pending)
+        # Torn, by a power cut before it was synced: nothing that it names was written.
+        except UserError:
+            return []
 
     def _litter(self) -> Iterator[Path]:
         yield from self.images.glob(f".*{TEMPORARY_SUFFIX}")
