@@ -42,8 +42,8 @@ def serve(
     data = data_folder()
     for root in collections or []:
         serve_images(data, Collection(root, read_only=True))
-    # Ended from outside (SIGTERM) as by Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # ended from outside as by Ctrl-C, also in a shell's background
+        signal.signal(number, signal.default_int_handler)
     try:
         with serving(data, port, lambda line: typer.echo(line, err=True)) as server:
             _introduce(server, served_images(data))
