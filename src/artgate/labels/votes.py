@@ -41,7 +41,7 @@ class Vote:
     """One grade by one person.
 
     lead_time: seconds the annotator spent. created_at: ISO 8601 time, of the last edit where there was one.
-    ground_truth: the annotation is marked as an anchor in Label Studio; the consensus counts it like any other vote.
+    ground_truth: the annotation is marked as such in Label Studio: it decides its artwork's grade in the consensus.
     project, task, annotation: for a vote that `label pull` fetched, the Label Studio project's name and the numbers of
     the task and of the annotation that it came from.
     Raises UserError for an unknown aspect or grade, an empty name, a negative lead time, or a time that is none.
