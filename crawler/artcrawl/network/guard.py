@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,12 +45,19 @@ def refusal(url: str, rules: Allowed) -> Withheld | None:
         return Withheld("bad-address", "the address holds a user name, and the crawler logs in nowhere")
     if port is not None and port not in (80, 443) and port < 1024:
         return Withheld("bad-address", f"port {port} is not 80, 443 or at least 1024")
+    private = _private_address(host, rules)
+    return _private(host, private) if private else None
+
+
+@lru_cache(1024)  # a crawl asks few hosts many times
+def _private_address(host: str, rules: Allowed) -> str:
+    """The address that a host names by itself, if it may not be asked; else ""."""
     address = literal(host)
     if rules.host(host) or (address is not None and rules.address(address)):
-        return None
+        return ""
     if address is not None or host.rstrip(".").endswith("localhost"):
-        return _private(host, str(address or "loopback"))
-    return None
+        return str(address or "loopback")
+    return ""
 
 
 class AddressMiddleware:
