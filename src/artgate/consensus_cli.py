@@ -50,7 +50,7 @@ def consensus(
 
 def report(
     collection: CollectionArgument,
-    out: Annotated[Path | None, typer.Option(help="The .html file to write; without it report.html in it.")] = None,
+    out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("report.html"),
     scorer: Annotated[Path | None, typer.Option(help="A scorer's folder; without it the shipped one.")] = None,
     with_suspects: Annotated[
         bool, typer.Option("--suspects/--no-suspects", help="Look for grades to give again, by the scorer's features.")
@@ -67,11 +67,10 @@ def report(
     from artgate.labels.report import main_aspect, write_report
     from artgate.labels.votes import read_votes
 
-    path = out or collection / "report.html"
-    if path.suffix != ".html":
-        raise UserError(f"{path} ends in {path.suffix!r}: name a file that ends in .html")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    if out.suffix != ".html":
+        raise UserError(f"{out} ends in {out.suffix!r}: name a file that ends in .html")
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: the folder {out.parent} does not exist; make it first")
     opened, votes = Collection(collection, read_only=True), read_votes(collection)
     grades = join(votes, method.value)
     found, why = None, "--no-suspects was given"
@@ -82,8 +81,8 @@ def report(
             if scorer is not None:  # who names a scorer wants its opinion; the shipped one may have too little to go by
                 raise
             why = str(error)
-    write_report(opened, votes, grades, found, path, why)
-    typer.echo(str(path) if not why else f"{path}; no suspects: {why}")
+    write_report(opened, votes, grades, found, out, why)
+    typer.echo(str(out) if not why else f"{out}; no suspects: {why}")
 
 
 def _suspects(
