@@ -34,6 +34,37 @@ def sample(tmp_path_factory):
     return make_sample(tmp_path_factory.mktemp("sample") / "sample", n=48)
 
 
+@pytest.fixture(scope="session")
+def label_studio_installed():
+    """Label Studio's own environment, installed at first; a skip with the reason where it cannot be."""
+    from artgate.errors import UserError
+    from artgate.labels.studio.environment import installed
+
+    try:
+        return installed()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def shared_label_studio(label_studio_installed, tmp_path_factory):
+    """One running Label Studio for all tests of a process; mark them `labelstudio` and `slow`."""
+    from label_studio import LabelStudio
+
+    server = LabelStudio(tmp_path_factory.mktemp("label-studio") / "data").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def label_studio(shared_label_studio, monkeypatch):
+    """The running Label Studio, as the local server that `artgate label push` and `pull` find."""
+    monkeypatch.setenv("ARTGATE_LABEL_STUDIO_DATA", str(shared_label_studio.data))
+    for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return shared_label_studio
+
+
 @pytest.fixture
 def artgate(monkeypatch, capsys):
     """Run a command of the CLI in this process: its exit status, stdout and stderr."""
