@@ -22,6 +22,7 @@ from artgate.labels.studio.overlap import Overlap
 from artgate.labels.studio.served import serve_images
 
 BATCH = 1000
+SHORTEST_TITLE, LONGEST_TITLE = 3, 50
 LOCK_NAME = ".label.lock"
 
 T = TypeVar("T")
@@ -74,6 +75,11 @@ def push(
     Raises UserError if the project asks something else and has votes, for a prediction that does not fit what is asked,
     and where the images cannot be shown.
     """
+    if not SHORTEST_TITLE <= len(title.strip()) <= LONGEST_TITLE:
+        raise UserError(
+            f"project name {title!r} has {len(title.strip())} characters, and Label Studio takes {SHORTEST_TITLE} to "
+            f"{LONGEST_TITLE}: choose another with --project"
+        )
     config = label_config(labelling)
     sent = predictions or {}
     results = {image_id: _prediction(sent[image_id], config) for image_id in image_ids if image_id in sent}
