@@ -2,17 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from graded_sample import graded_copy
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from artgate.artworks.sample import planted_grades
 from artgate.config import validated
 from artgate.errors import UserError
+from artgate.labels.consensus import consensus
+from artgate.labels.grades import GRADES
+from artgate.labels.votes import Vote, read_votes, write_votes
 from artgate.scoring.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +81,7 @@ def test_leaves_everything_and_says_where(finished):
     card = (folder / "scorer/README.md").read_text()
     assert f"{metrics['scorer']['qwk']:.3f}" in card
     assert "## Limits" in card
+    assert metrics["people"] is None and "## Beside people" not in card
 
 
 def test_the_scorer_scores(finished, sample):
@@ -105,6 +112,51 @@ def test_no_secret_is_written_down(finished):
         for path in folder.rglob("*"):
             if path.is_file():
                 assert secret.encode() not in path.read_bytes(), path
+
+
+@pytest.fixture
+def voted(sample, tmp_path):
+    """The sample with three annotators' votes, each wrong at every fifth artwork or so, and no grades."""
+    folder = tmp_path / "voted"
+    shutil.copytree(sample.root, folder)
+    rng = np.random.default_rng(0)
+    votes = [
+        Vote(image_id, name, "quality", GRADES[rng.integers(3)] if rng.random() < 0.3 else grade)
+        for image_id, grade in planted_grades(sample).items()
+        for name in ("a", "b", "c")
+    ]
+    write_votes(folder, votes)
+    return folder
+
+
+def test_votes_are_soft_targets_and_people_stand_beside_the_scorer(voted, cache, tmp_path, monkeypatch, capsys):
+    """What reaches the loss is the consensus itself, not its likeliest grade."""
+    from artgate.scoring import module
+    from artgate.scoring.training import train
+
+    seen, loss = [], module.corn_loss
+    monkeypatch.setattr(module, "corn_loss", lambda *given: seen.append(given[1]) or loss(*given))
+    folder = tmp_path / "run"
+    metrics = train(
+        composed(*QUICK, f"data.root={voted}", f"paths.cache={cache}", f"paths.run={folder}", "logger=none")
+    )
+    assert metrics["data"]["graded_by"] == "votes"
+    grades = consensus(read_votes(voted))
+    shares = {tuple(np.float32(grades[image_id]["quality"]).tolist()) for image_id in grades}
+    reached = {tuple(target) for targets in seen for target in targets.reshape(-1, 3).tolist()}
+    assert reached <= shares
+    assert any(max(target) < 0.7 for target in reached), "some are shared between grades"
+
+    people = metrics["people"]
+    assert people["annotators"] == 3 and people["voted_twice"] == 48
+    assert people["measured"] == metrics["scorer"]["n"] and people["scorer_consensus"] == metrics["scorer"]["qwk"]
+    assert 0.4 < people["human_human"] < 0.7 and 0.4 < people["human_consensus"] < 0.7
+    card = (folder / "scorer/README.md").read_text()
+    assert "## Beside people" in card
+    assert f"| a person | {people['human_human']:.3f} | {people['human_consensus']:.3f} (of the others) |" in card
+    told = capsys.readouterr().out
+    assert f"two people {people['human_human']:.3f}" in told
+    assert f"scorer and consensus {people['scorer_consensus']:.3f}" in told
 
 
 @pytest.mark.slow

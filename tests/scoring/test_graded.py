@@ -5,6 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from graded_sample import graded_copy, one_hot
+from simulated_votes import simulated
 
 from artgate.artworks.collection import Collection
 from artgate.errors import UserError
@@ -185,3 +186,12 @@ def raw_part(agiqa3k, folder, count):
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+def test_votes_are_read_whatever_grades_the_artworks(sample, tmp_path):
+    own = graded_copy(sample, tmp_path / "own")
+    assert read_graded(config(own.root), tmp_path).votes is None
+    write_votes(own.root, simulated(10, (0.9, 0.9), seed=0))
+    graded = read_graded(config(own.root), tmp_path)
+    assert graded.graded_by == "grades"
+    assert len(graded.votes) == 20

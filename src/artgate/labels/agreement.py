@@ -194,17 +194,21 @@ def people(told: Ballots) -> dict[str, float | int | None]:
     pairwise: the mean over pairs of annotators, each weighing by the artworks it shares. against_others: the mean over
     annotators, each weighing by votes, of the kappa with the others' median. pairs, artworks: how many stand behind.
     """
+    # Few annotators share thousands of artworks, a crowd shares few each: pairs of both kinds must count.
     found = [pair for pair in pairs(told, least=2) if pair.kappa is not None]
-    # A few annotators share thousands of artworks, or a crowd shares few each: pairs of both kinds must count.
-    tables = against_others(told, others(told))
-    kappas, votes = quadratic_kappa(tables), tables.sum((1, 2))
-    defined = np.isfinite(kappas)
     return {
         "pairwise": _mean([float(pair.kappa or 0) for pair in found], [pair.artworks for pair in found]),
-        "against_others": _mean(kappas[defined].tolist(), votes[defined].tolist()),
+        "against_others": mean_kappa(against_others(told, others(told))),
         "pairs": len(found),
         "artworks": int((told.counts.sum(1) >= 2).sum()),
     }
+
+
+def mean_kappa(tables: np.ndarray) -> float | None:
+    """The mean kappa of (M, K, K) tables, each weighing by its votes; None where none is defined."""
+    kappas, votes = quadratic_kappa(tables), tables.sum((1, 2))
+    defined = np.isfinite(kappas)
+    return _mean(kappas[defined].tolist(), votes[defined].tolist())
 
 
 def _squared_distances(marginals: np.ndarray) -> np.ndarray:

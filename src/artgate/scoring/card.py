@@ -40,7 +40,7 @@ grade = the median of the probabilities. Made by artgate's `{command or "train.p
 {_figures(metrics)}
 
 {_measured(metrics)}
-
+{_people(metrics.get("people"))}
 ## Limits
 - It knows the taste of those who graded its data, and images like those. On other generators, subjects, sizes, file
   formats or compression its ranking is weaker, and its probabilities need not hold: grade some of your own and measure.
@@ -59,6 +59,22 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         for name, text in FIGURES.items()
     ]
     return "\n".join([head, "|---" * (len(columns) + 1) + "|", *rows])
+
+
+def _people(people: Mapping[str, Any] | None) -> str:
+    """How far the scorer agrees with people, beside how far they agree; nothing where there were no votes."""
+    if not people:
+        return ""
+    return f"""
+## Beside people
+Quadratic kappa of {people["annotators"]} annotators, over the {people["voted_twice"]} artworks that have two votes or
+more; the scorer's over the {people["measured"]} artworks with votes that it is measured on.
+
+| | with one person | with the consensus |
+|---|---|---|
+| scorer | {_cell(people["scorer_human"])} | {_cell(people["scorer_consensus"])} |
+| a person | {_cell(people["human_human"])} | {_cell(people["human_consensus"])} (of the others) |
+"""
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:

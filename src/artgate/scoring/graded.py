@@ -13,7 +13,9 @@ import numpy as np
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
 from artgate.errors import UserError
+from artgate.labels.ballots import Ballots, ballots
 from artgate.labels.grades import GRADES, Grades
+from artgate.labels.votes import read_votes, votes_files
 from artgate.scoring.config import DataConfig
 
 # Fewer cannot fill four splits with anything to measure.
@@ -35,6 +37,7 @@ class GradedArtworks:
     taught them, ratings with some of the raters' spread (`soft`), for a rating next to a cut is hardly a grade.
     opinions: (N,) what people thought of quality, as fine as there is: the mean rating where there are ratings, else
     the expected grade. absent: how many more have a grade of quality, and no image in the collection.
+    votes: on quality, whatever it is graded by; None where the collection has none.
     """
 
     collection: Collection
@@ -46,6 +49,7 @@ class GradedArtworks:
     opinions: np.ndarray
     graded_by: str
     absent: int
+    votes: Ballots | None
 
     @property
     def image_ids(self) -> list[str]:
@@ -95,6 +99,7 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
         found,
         graded_by,
         sum("quality" in aspects for aspects in grades.values()) - len(artworks),
+        _votes(collection.root),
     )
 
 
@@ -131,7 +136,6 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades
         return grades, grades, {}
     if source == "votes":
         from artgate.labels.consensus import consensus
-        from artgate.labels.votes import read_votes
 
         grades = consensus(read_votes(root), config.consensus)
         return grades, grades, {}
@@ -147,6 +151,13 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades
     spread = [replace(rating, std=rating.std * config.soft) for rating in ratings]
     lessons = grades_from_ratings(spread, (low, high), soft=True)
     return grades, lessons, {image_id: float(np.mean(own)) for image_id, own in means.items()}
+
+
+def _votes(root: Path) -> Ballots | None:
+    if not votes_files(root):
+        return None
+    told = ballots(read_votes(root), "quality")
+    return told if len(told) else None
 
 
 def _check_enough(root: Path, source: str, targets: np.ndarray) -> None:

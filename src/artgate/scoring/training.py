@@ -147,6 +147,7 @@ def _measure(
             name: evaluate(probabilities, targets[:, 0], opinions, generators)
             for name, probabilities in fit.baselines.items()
         },
+        "people": _beside_people(graded, fit),
         "data": {
             "graded_by": graded.graded_by,
             "digest": graded.digest,
@@ -158,6 +159,18 @@ def _measure(
         "calibration": asdict(fit.calibration),
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "features": encoder.dim},
     }
+
+
+def _beside_people(graded: GradedArtworks, fit: "Fit") -> Metrics | None:
+    """How far scorer and people agree, and people among themselves; None without votes."""
+    if graded.votes is None:
+        return None
+    from artgate.scoring.metrics import predicted_grade
+    from artgate.scoring.people import beside_people
+
+    image_ids = [graded.image_ids[row] for row in fit.rows]
+    consensus = graded.targets[fit.rows, 0].argmax(1)
+    return dict(beside_people(graded.votes, image_ids, consensus, predicted_grade(fit.probabilities[:, 0])))
 
 
 def _save(
@@ -222,5 +235,17 @@ def _print_results(metrics: Metrics, where: Mapping[str, str]) -> None:
         cells = ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in names]
         widths = [23 if "_srcc" in name else 11 for name in names]
         print(f"{row:22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    if metrics["people"]:
+        print(f"kappa     {_kappas(metrics['people'])}")
     for name, path in where.items():
         print(f"{name:9} {path}")
+
+
+def _kappas(people: Metrics) -> str:
+    told = {
+        "scorer and consensus": people["scorer_consensus"],
+        "a person and the others": people["human_consensus"],
+        "scorer and a person": people["scorer_human"],
+        "two people": people["human_human"],
+    }
+    return ", ".join(f"{who} {'-' if kappa is None else f'{kappa:.3f}'}" for who, kappa in told.items())
