@@ -112,7 +112,7 @@ def test_an_edited_annotation_counts_from_its_edit(export: Any) -> None:
         ("<html>", "is not JSON"),
         ('{"detail": "Invalid token."}', "holds no list of tasks"),
         ('[{"id": 5, "image_id": "a", "quality": "good"}]', "task 5: it lacks its data or its list of annotations"),
-        ('[{"data": {}, "annotations": [{"result": ["good"]}]}]', "task 0: it lacks its data or its list of"),
+        (
             '[{"data": {}, "annotations": [{"result": ["good"]}]}]',
             "task 0: it lacks its data or its list of annotations",
         ),
