@@ -50,7 +50,7 @@ def ballots(votes: Iterable[Vote], aspect: str) -> Ballots:
     for vote in kept:
         if vote.ground_truth:
             truths[vote.image_id].add(vote.grade)
-    certain = {image_id: GRADES.index(*grades) for image_id, grades in truths.items() if len(grades) == 1}
+    certain = {image_id: GRADES.index(min(grades)) for image_id, grades in truths.items() if len(grades) == 1}
     measured = [vote for vote in kept if not (vote.ground_truth and vote.image_id in certain)]
     artworks = tuple(sorted({vote.image_id for vote in kept}))
     annotators = tuple(sorted({vote.annotator for vote in measured}))
