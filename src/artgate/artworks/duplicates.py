@@ -17,7 +17,7 @@ MAX_RADIUS = 63
 
 
 def perceptual_hash(image: Image.Image) -> Hashes:
-    """(32,) uint8: the PDQ hash of an RGB image."""
+    """(32,) uint8: the PDQ hash of an RGB or luminance image."""
     return hash_and_quality(image)[0]
 
 
