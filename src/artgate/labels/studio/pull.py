@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from artgate.artworks.collection import Collection
 from artgate.artworks.files import as_lines, read_lines, write_atomic
 from artgate.errors import UserError
 from artgate.labels.studio.annotations import Json, Opinions, Remark, check_task, opinions
 from artgate.labels.studio.client import Studio
-from artgate.labels.studio.push import LOCK_NAME
+from artgate.labels.studio.lock import alone
 from artgate.labels.votes import FILE_NAME, Vote, read_pulls, read_votes, write_votes
 
 REMARKS = "remarks.jsonl"
@@ -64,7 +62,7 @@ def pull(studio: Studio, collection: Collection, title: str) -> Pulled:
     if project is None:
         raise UserError(f"{studio.connection.url} has no project {title!r}: check --project, or push one first")
     root, known = collection.root, {artwork.image_id for artwork in (*collection, *collection.gone)}
-    with FileLock(root / LOCK_NAME):
+    with alone(root):
         earlier = read_votes(root / FILE_NAME) if (root / FILE_NAME).exists() else []
         pulls = _checked_pulls(root, project)
         found = _gather(studio, project, known)

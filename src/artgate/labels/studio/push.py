@@ -11,19 +11,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
-
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
 from artgate.errors import UserError
 from artgate.labels.studio.client import Json, Studio
 from artgate.labels.studio.config import IMAGE, PROMPT, SHOWN, Labelling, asks_the_same, interface, label_config
+from artgate.labels.studio.lock import alone
 from artgate.labels.studio.overlap import Overlap
 from artgate.labels.studio.served import serve_images
 
 BATCH = 1000
 SHORTEST_TITLE, LONGEST_TITLE = 3, 50
-LOCK_NAME = ".label.lock"
 
 T = TypeVar("T")
 
@@ -84,7 +82,7 @@ def push(
     sent = predictions or {}
     results = {image_id: _prediction(sent[image_id], config) for image_id in image_ids if image_id in sent}
     base = _image_base(studio, collection, images)
-    with FileLock(collection.root / LOCK_NAME):
+    with alone(collection.root):
         project = _project(studio, title, config, labelling, overlap, show_predictions)
         if images is None:
             _show_images(studio, project["id"], base)
