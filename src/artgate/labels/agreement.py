@@ -121,14 +121,14 @@ def pairs(told: Ballots, least: int = LEAST_SHARED) -> list[Pair]:
 
     size = (len(told.artworks), len(told.annotators) * K)
     votes = coo_array((np.ones(len(told), dtype=np.int64), (told.artwork, told.annotator * K + told.grade)), shape=size)
-    # (M, K, M, K): how many artworks one person gave this grade and another that one, for all persons at once.
-    together = (votes.T @ votes).toarray().reshape(len(told.annotators), K, len(told.annotators), K)
+    together = (votes.T @ votes).tocsr()  # (M K, M K): how many artworks one gave this grade and the other that one
     found = []
     for first, name in enumerate(told.annotators):
-        for second in range(first + 1, len(told.annotators)):
-            table = together[first, :, second]
-            if (shared := int(table.sum())) >= least:
-                found.append(Pair(name, told.annotators[second], shared, _defined(quadratic_kappa(table))))
+        rows = together[first * K : (first + 1) * K].toarray()  # one person at a time: a crowd's pairs fill the memory
+        tables = rows.reshape(K, len(told.annotators), K).transpose(1, 0, 2)
+        kappas, shared = quadratic_kappa(tables), tables.sum((1, 2))
+        for second in np.flatnonzero(shared[first + 1 :] >= least) + first + 1:
+            found.append(Pair(name, told.annotators[second], int(shared[second]), _defined(kappas[second])))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Every annotator by himself: how many votes, how they agree with the others, how fast, how steady, and on anchors."""
+"""Every annotator alone: how many votes, how they agree with the others, how fast, how steady, and on anchors."""
 
 from dataclasses import dataclass
 from statistics import NormalDist

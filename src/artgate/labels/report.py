@@ -2,6 +2,7 @@
 
 The page stands alone: pictures are inside it, nothing comes from a network. All names and prompts in it came from
 outside, and are escaped. It holds samples of bounded number, so it stays small however many votes there are.
+Agreement and balance are of every aspect; annotators, disputes and suspects of the first that has votes: quality.
 """
 
 from collections import defaultdict
