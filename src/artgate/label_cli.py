@@ -12,6 +12,7 @@ label = typer.Typer(help="From votes of people to grades that `train.py` learns 
 label.command()(studio_cli.serve)
 label.command()(studio_cli.push)
 label.command()(studio_cli.pull)
+label.command()(studio_cli.watch)
 label.command()(consensus_cli.consensus)
 label.command()(consensus_cli.report)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artgate.collection_cli import CACHE, CollectionArgument
+from artgate.errors import UserError
 
 if TYPE_CHECKING:
     from artgate.artworks.collection import Collection
@@ -116,6 +117,46 @@ def pull(collection: CollectionArgument, project: ProjectOption) -> None:
     )
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left_out.items())) or "nothing"
     typer.echo(f"{done.tasks} tasks read; {done.remarks} remarks in {collection / REMARKS}; left out: {left_out}")
+
+
+def watch(
+    collection: CollectionArgument,
+    project: ProjectOption,
+    votes: Annotated[int, typer.Option(help="Train when so many votes are new or changed.")] = 100,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 300.0,
+    script: Annotated[Path, typer.Option(help="artgate's train.py.")] = Path("train.py"),
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="What train.py is given besides, after `--`: as encoder=embedded.")
+    ] = None,
+) -> None:
+    """Pull votes again and again, and run train.py whenever enough are new, until Ctrl-C."""
+    import subprocess
+
+    from artgate.artworks.collection import Collection
+    from artgate.labels.studio.client import Studio
+    from artgate.labels.studio.pull import pull as pull_votes
+    from artgate.labels.studio.watch import Watch
+    from artgate.labels.studio.watch import watch as look_on
+    from artgate.labels.votes import Vote, read_votes
+
+    if not script.is_file():
+        raise UserError(f"{script} does not exist: run this in artgate's folder, or name its train.py with --script")
+    watched, opened = Watch(collection, votes, every), Collection(collection)
+    root = str(collection.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    command = [sys.executable, str(script), f"data.root='{root}'", "data.grades=votes", *(overrides or [])]
+    studio = Studio(tell=lambda line: typer.echo(line, err=True))
+
+    def pulled() -> list[Vote]:
+        pull_votes(studio, opened, project)
+        return read_votes(collection)
+
+    def train() -> bool:
+        return subprocess.run(command).returncode == 0
+
+    try:
+        look_on(watched, pulled, train, lambda line: typer.echo(f"{time.strftime('%H:%M:%S')} {line}"))
+    except KeyboardInterrupt:
+        typer.echo("watching has ended; run again, it goes on", err=True)
 
 
 def _introduce(server: "Server", folders: Sequence[Path]) -> None:
