@@ -32,6 +32,7 @@ class Layout(StrEnum):
     AGIQA3K = "agiqa3k"
     IMAGEFOLDER = "imagefolder"
     FOLDER = "folder"
+    REJECTED = "rejected"  # of a generate.py run
 
 
 @exits_cleanly
@@ -48,11 +49,13 @@ def import_(
 ) -> None:
     """Copy images and what is known of them into a Collection; running it again adds what is new."""
     from artgate.artworks import importers
+    from artgate.artworks.rejects import import_rejected
 
     read = {
         Layout.AGIQA3K: importers.import_agiqa3k,
         Layout.IMAGEFOLDER: importers.import_imagefolder,
         Layout.FOLDER: importers.import_folder,
+        Layout.REJECTED: import_rejected,
     }[layout]
     collection = read(source, target)
     typer.echo(f"{len(collection)} artworks in {target}; what was not taken is in {target / 'drops.jsonl'}")
