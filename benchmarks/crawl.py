@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import Process, Queue
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from benchmarks.pictures import jpeg
@@ -76,22 +78,31 @@ class Taken(NamedTuple):
 
 def main() -> None:
     options = _options()
+    taken: defaultdict[str, list[Taken]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, _server(options.images) as url:
-        work = Path(folder)
-        runs = {"ours": _ours(url, work / "ours"), "ours again": _ours(url, work / "ours")}
-        if not options.alone:
-            runs |= {
-                "stock ImagesPipeline": _stock(url, work),
-                "img2dataset": _img2dataset(
-                    url, options.images, work / "kept", "--resize_mode", "no", "--disable_all_reencoding", "True"
-                ),
-                "img2dataset to 256 px": _img2dataset(url, options.images, work / "shrunk", "--image_size", "256"),
-            }
-        # Scrapy takes the settings of the project that it is started in: the stock crawl must not have ours.
-        folders = {name: ROOT / "crawler" if name.startswith("ours") else work for name in runs}
-        taken = {name: _run(command, folders[name], work / "log") for name, command in runs.items()}
-        _check(work, options)
+        # Turn by turn, so that what else runs meets all of them. Nothing is deleted between: a file system that has
+        # just deleted many files makes new ones slowly.
+        for number in range(options.rounds):
+            work = Path(folder) / str(number)
+            work.mkdir()
+            for name, command in _runs(url, work, options).items():
+                # Scrapy takes the settings of the project that it is started in: the stock crawl must not have ours.
+                taken[name].append(_run(command, ROOT / "crawler" if name.startswith("ours") else work, work / "log"))
+            _check(work, options)
     _print_table(taken, options.images)
+
+
+def _runs(url: str, work: Path, options: argparse.Namespace) -> dict[str, list[str]]:
+    """The commands of one round, by name, in the order of running."""
+    runs = {"ours": _ours(url, work / "ours"), "ours again": _ours(url, work / "ours")}
+    if options.alone:
+        return runs
+    kept = ("--resize_mode", "no", "--disable_all_reencoding", "True")
+    return runs | {
+        "stock ImagesPipeline": _stock(url, work),
+        "img2dataset": _img2dataset(url, options.images, work / "kept", *kept),
+        "img2dataset to 256 px": _img2dataset(url, options.images, work / "shrunk", "--image_size", "256"),
+    }
 
 
 def _ours(url: str, collection: Path) -> list[str]:
@@ -160,13 +171,18 @@ def _check(work: Path, options: argparse.Namespace) -> None:
         raise SystemExit(f"not all {options.images} images came: {short}")
 
 
-def _print_table(taken: dict[str, Taken], images: int) -> None:
-    ours = taken["ours"]
-    print(f"{images} images of 512 x 512, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(f"{'':24}{'images/s':>10}{'CPU ms/image':>14}{'peak MiB':>10}{'CPU against ours':>18}")
-    for name, run in taken.items():
-        speed, cost = images / run.wall, 1000 * run.cpu / images
-        print(f"{name:24}{speed:>10.0f}{cost:>14.2f}{run.peak:>10.0f}{run.cpu / ours.cpu:>18.2f}")
+def _print_table(taken: Mapping[str, Sequence[Taken]], images: int) -> None:
+    rounds = len(taken["ours"])
+    load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"{images} images of 512 x 512, {rounds} rounds, {load}")
+    print(f"{'medians':24}{'images/s':>10}{'CPU ms/image':>14}{'peak MiB':>10}{'CPU / ours':>12}{'by round':>16}")
+    for name, runs in taken.items():
+        speed = median(images / run.wall for run in runs)
+        cost = median(1000 * run.cpu / images for run in runs)
+        peak = max(run.peak for run in runs)
+        ratios = [run.cpu / ours.cpu for run, ours in zip(runs, taken["ours"], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"{name:24}{speed:>10.0f}{cost:>14.2f}{peak:>10.0f}{median(ratios):>12.2f}{spread:>16}")
 
 
 @contextmanager
@@ -226,6 +242,7 @@ def _with_comment(image: bytes, text: str) -> bytes:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help="ours only: for its memory and time as the number grows")
     return parser.parse_args()
 

@@ -80,7 +80,7 @@ def decode(data: bytes, name: str | None = None, limits: Limits = LIMITS) -> Ima
 
 
 class Sketch(NamedTuple):
-    """What there is to know of an image file: its size once upright, and the picture, RGB or luminance, maybe smaller."""
+    """What there is to know of an image file: its size once upright, and the picture (RGB or L), maybe smaller."""
 
     width: int
     height: int
