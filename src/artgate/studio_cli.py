@@ -43,8 +43,7 @@ def serve(
     data = data_folder()
     for root in collections or []:
         serve_images(data, Collection(root, read_only=True))
-    for number in (signal.SIGINT, signal.SIGTERM):  # ended from outside as by Ctrl-C, also in a shell's background
-        signal.signal(number, signal.default_int_handler)
+    _end_by_signals()
     try:
         with serving(data, port, lambda line: typer.echo(line, err=True)) as server:
             _introduce(server, served_images(data))
@@ -145,6 +144,7 @@ def watch(
     root = str(collection.absolute()).replace("\\", "\\\\").replace("'", "\\'")
     command = [sys.executable, str(script), f"data.root='{root}'", "data.grades=votes", *(overrides or [])]
     studio = Studio(tell=lambda line: typer.echo(line, err=True))
+    _end_by_signals()
 
     def pulled() -> list[Vote]:
         pull_votes(studio, opened, project)
@@ -157,6 +157,12 @@ def watch(
         look_on(watched, pulled, train, lambda line: typer.echo(f"{time.strftime('%H:%M:%S')} {line}"))
     except KeyboardInterrupt:
         typer.echo("watching has ended; run again, it goes on", err=True)
+
+
+def _end_by_signals() -> None:
+    """Let this process be ended from outside as by Ctrl-C, also in a shell's background."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _introduce(server: "Server", folders: Sequence[Path]) -> None:
