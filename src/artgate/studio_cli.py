@@ -102,20 +102,28 @@ def push(
     typer.echo(done.url)
 
 
-def pull(collection: CollectionArgument, project: ProjectOption) -> None:
+def pull(
+    collection: CollectionArgument,
+    project: ProjectOption,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read all annotations anew, not only of tasks that changed.")
+    ] = False,
+) -> None:
     """Fetch what people said: votes into votes.parquet; defects, comments and skips into remarks.jsonl."""
     from artgate.artworks.collection import Collection
     from artgate.labels.studio.client import Studio
     from artgate.labels.studio.pull import REMARKS
     from artgate.labels.studio.pull import pull as pull_votes
 
-    done = pull_votes(Studio(tell=lambda line: typer.echo(line, err=True)), Collection(collection), project)
+    studio = Studio(tell=lambda line: typer.echo(line, err=True))
+    done = pull_votes(studio, Collection(collection), project, everything)
     typer.echo(
         f"{done.votes} votes of {project!r} in {done.path}: {done.added} new, {done.edited} edited, "
         f"{done.withdrawn} withdrawn, {done.of_deleted_tasks} of deleted tasks kept, {done.repeated} graded again later"
     )
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left_out.items())) or "nothing"
-    typer.echo(f"{done.tasks} tasks read; {done.remarks} remarks in {collection / REMARKS}; left out: {left_out}")
+    typer.echo(f"{done.remarks} remarks in {collection / REMARKS}; {done.tasks} tasks, of them read anew {done.read}")
+    typer.echo(f"left out of what was read: {left_out}")
 
 
 def watch(

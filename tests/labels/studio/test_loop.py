@@ -155,7 +155,9 @@ def test_whatever_people_do_is_pulled_and_counted(label_studio, artgate, collect
     cid.grade(number[h], "poor")
     stranger = "f" * 64
     body = [{"data": {"image": "x", "image_id": stranger}}, {"data": {"image": "x"}}]
-    ann.call("POST", f"/api/projects/{project}/import", body)
+    imported = ann.call("POST", f"/api/projects/{project}/import?return_task_ids=true", body)["task_ids"]
+    for task in imported:
+        ann.grade(task, "good")
     pull = ("label", "pull", collection.root, "--project", "done")
     status, out, err = artgate(*pull)
     assert status == 0, err
@@ -173,7 +175,8 @@ def test_whatever_people_do_is_pulled_and_counted(label_studio, artgate, collect
     vote = next(vote for vote in read_votes(collection.root) if vote.annotator == ann.id)
     assert (vote.project, vote.task, vote.annotation, vote.lead_time) == ("done", number[a], edited, 3.5)
     assert "8 votes of 'done'" in out and "8 new, 0 edited, 0 withdrawn" in out and "1 graded again later" in out
-    assert "left out: 1 empty, 1 not-in-collection, 1 skipped, 1 task-without-image-id, 1 unknown-choice" in out
+    assert "10 tasks, of them read anew 10" in out
+    assert "left out of what was read: 1 empty, 1 not-in-collection, 1 skipped, 1 task-without-image-id, 1 unk" in out
     remarks = {line["image_id"]: line for line in read_lines(collection.root / "remarks.jsonl")}
     assert remarks[a]["defects"] == ["hands", "text"] and remarks[a]["comment"] == "six fingers\n<b>"
     assert remarks[b]["skipped"] is True and set(remarks) == {a, b}
@@ -181,14 +184,19 @@ def test_whatever_people_do_is_pulled_and_counted(label_studio, artgate, collect
     before = [(file.read_bytes(), file.stat().st_ino) for file in files]
     _, out, _ = artgate(*pull)
     assert "0 new, 0 edited, 0 withdrawn" in out
+    assert "10 tasks, of them read anew 1\n" in out, "only that whose artwork may yet come"
     assert [(file.read_bytes(), file.stat().st_ino) for file in files] == before
 
     ann.call("PATCH", f"/api/annotations/{edited}/", annotation("good", 9.0, attributes="good"))
     cid.call("DELETE", f"/api/annotations/{withdrawn}/")
     ann.call("DELETE", f"/api/tasks/{number[g]}/")
     _, out, _ = artgate(*pull)
+    assert "9 tasks, of them read anew 2\n" in out
     assert "7 votes of 'done'" in out and "0 new, 2 edited, 1 withdrawn, 1 of deleted tasks kept" in out
     now = read_votes(collection.root)
+    told = [file.read_bytes() for file in files]
+    artgate(*pull, "--all")
+    assert [file.read_bytes() for file in files] == told
     grades = {(vote.image_id, vote.annotator): vote.grade for vote in now if vote.aspect == "quality"}
     assert grades[a, ann.id] == "good" and grades[g, cid.id] == "average" and (f, cid.id) not in grades
 

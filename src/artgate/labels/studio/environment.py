@@ -21,7 +21,7 @@ HOME_VARIABLE = "ARTGATE_LABEL_STUDIO_HOME"
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 # Another process may be installing: three minutes on a slow line are usual.
 LOCK_SECONDS = 1800.0
-LAST_LINES = 5
+LAST_LINES = 4
 
 Tell = Callable[[str], object]
 
@@ -34,14 +34,16 @@ def installed(tell: Tell = lambda _: None) -> Path:
     """
     root = home()
     root.mkdir(parents=True, exist_ok=True)
-    environment, ready = root / "environment", root / "ready.txt"
+    # Named after what it is made of: other pins, or another Python, make another.
+    environment = root / f"environment-{hashlib.sha256(_wanted()).hexdigest()[:12]}"
+    ready = environment / "ready.txt"
     with FileLock(root / ".lock", timeout=LOCK_SECONDS):
-        if not ready.is_file() or ready.read_text() != _wanted() or not _python(environment).exists():
+        if not ready.is_file():
             tell(f"Installing Label Studio {VERSION} into {root}: about 1 GB, some minutes, once.")
-            ready.unlink(missing_ok=True)
-            shutil.rmtree(environment, ignore_errors=True)
+            for earlier in root.glob("environment-*"):
+                shutil.rmtree(earlier, ignore_errors=True)
             _install(environment, root / "install.log")
-            write_atomic(ready, _wanted())
+            write_atomic(ready, f"Label Studio {VERSION}\n")
     return _python(environment)
 
 
@@ -63,7 +65,8 @@ def _install(environment: Path, log: Path) -> None:
         for command in commands:
             if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT).returncode:
                 out.flush()
-                end = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+                lines = log.read_text(errors="replace").splitlines()
+                end = "\n".join([line for line in lines if "ERROR" in line][:LAST_LINES] or lines[-LAST_LINES:])
                 raise UserError(
                     f"Label Studio {VERSION} cannot be installed (all of it in {log}):\n{end}\n"
                     "check the network and the room on the disk, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to "
@@ -75,7 +78,7 @@ def _python(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _wanted() -> str:
-    """What an environment is made of: it is made anew when the pins, or artgate's Python, change."""
-    pins = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
-    return f"label-studio {VERSION}\npython {sys.version_info.major}.{sys.version_info.minor}\npins {pins}\n"
+def _wanted() -> bytes:
+    """What an environment is made of."""
+    python = f"{VERSION} {sys.version_info.major}.{sys.version_info.minor}\n"
+    return python.encode() + CONSTRAINTS.read_bytes()
