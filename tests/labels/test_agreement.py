@@ -98,6 +98,7 @@ def test_the_interval_is_around_the_alpha_of_crowd_kit() -> None:
     assert _alphas(patterns, times[None])[0] == pytest.approx(alpha, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_its_confidence() -> None:
     accuracies, trials = (0.8, 0.7, 0.6), 200
     whole = ballots(simulated(20_000, accuracies, seed=0), "quality")

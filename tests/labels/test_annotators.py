@@ -145,6 +145,7 @@ def test_drift_of_agreement_is_found() -> None:
     assert found["0"].drift.blocks[-1].distance > found["0"].drift.blocks[0].distance + 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trend", [0.0, 0.25, 4.0])
 def test_steady_annotators_give_few_alarms_even_where_artworks_grow_better(trend: float) -> None:
     """At most 5 in 100 sets of five. Who errs rates poor artworks too high: a trend of theirs is not his drift."""

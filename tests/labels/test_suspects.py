@@ -20,6 +20,7 @@ def believed(n: int, wrong: int, seed: int) -> tuple[list[str], np.ndarray, np.n
     return [f"image {row}" for row in range(n)], grades, probabilities, planted
 
 
+@pytest.mark.slow
 def test_planted_wrong_grades_are_found_before_others() -> None:
     image_ids, grades, probabilities, planted = believed(500, 50, seed=0)
     found = suspects(image_ids, grades, probabilities)
