@@ -226,6 +226,10 @@ def test_a_team_s_server_is_told_where_the_images_are(label_studio, artgate, col
     ((image_id, task),) = by_image(label_studio, project_id(out)).items()
     name = collection[image_id].file_name.rpartition("/")[2]
     assert task["data"]["image"] == f"https://images.example.org/art/{name}"
+    personal = Annotator(label_studio.url, token).call("POST", "/api/token/", {})["token"]
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", personal)
+    status, out, _ = artgate("label", "pull", collection.root, "--project", "team")
+    assert status == 0 and personal not in out
     wrong = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", wrong)
     status, _, err = artgate("label", "pull", collection.root, "--project", "team")
