@@ -24,6 +24,16 @@ QUESTIONS = {
     "rationality": "Rationality: does what is shown make sense?",
 }
 IMAGE, PROMPT, DEFECTS, COMMENT = "image", "prompt", "defects", "comment"
+# The picture as large as the window allows, the questions beside it, so that no grade lies below the window's edge.
+# Hidden: Label Studio's panels on regions, of which there are none here, and the button that adds a remark, which is
+# sent without it. They go by the names that they have in 1.23; under other names they would only be seen again.
+STYLE = """
+.artgate { display: flex; gap: 16px; align-items: flex-start }
+.artgate-picture { flex: 1 1 0; min-width: 0 }
+.artgate-questions { flex: 0 0 300px; max-width: 300px }
+.lsf-sidepanels { padding-right: 0 !important }
+.lsf-sidepanels__wrapper_align_right, [data-testid="textarea-submit-section"] { display: none !important }
+"""
 # What of a label config the answers depend on; the rest is looks.
 MEANING = ("name", "toName", "value", "choice", "required")
 
@@ -85,32 +95,36 @@ def read_labelling(name: str) -> Labelling:
 
 def label_config(labelling: Labelling) -> str:
     """The label config: XML whose controls are named after the aspects, checked by Label Studio's own rules."""
-    view = Element("View")
+    view = Element("View", className="artgate")
+    SubElement(view, "Style").text = STYLE
+    picture = SubElement(view, "View", className="artgate-picture")
+    questions = SubElement(view, "View", className="artgate-questions")
     if labelling.prompt == SHOWN:
-        SubElement(view, "Text", name=PROMPT, value=f"${PROMPT}", granularity="word")
+        SubElement(picture, "Text", name=PROMPT, value=f"${PROMPT}", granularity="word")
     SubElement(
-        view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true", rotateControl="false",
-        maxWidth="100%",
+        picture, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true", rotateControl="false",
+        defaultZoom="fit", horizontalAlignment="center", maxWidth="100%",
     )  # fmt: skip
     hotkeys = iter("123456789")
+    inline = str(len(labelling.aspects) > 1).lower()  # one below the other where there is room
     for number, aspect in enumerate(labelling.aspects):
-        SubElement(view, "Header", value=QUESTIONS[aspect], size="5")
+        SubElement(questions, "Header", value=QUESTIONS[aspect], size="5")
         required = str(number == 0).lower()
         grades = SubElement(
-            view, "Choices", name=aspect, toName=IMAGE, choice="single", required=required, showInline="true"
+            questions, "Choices", name=aspect, toName=IMAGE, choice="single", required=required, showInline=inline
         )
         if number == 0:
             grades.set("requiredMessage", f"Grade the {aspect} (keys 1, 2, 3), or skip the picture.")
         for grade in SHOWN_GRADES:
             SubElement(grades, "Choice", value=grade, hotkey=next(hotkeys))
     if labelling.defects:
-        SubElement(view, "Header", value="Defects that you see", size="5")
-        defects = SubElement(view, "Choices", name=DEFECTS, toName=IMAGE, choice="multiple", showInline="true")
+        SubElement(questions, "Header", value="Defects that you see", size="5")
+        defects = SubElement(questions, "Choices", name=DEFECTS, toName=IMAGE, choice="multiple", showInline="true")
         for defect in labelling.defects:
             SubElement(defects, "Choice", value=defect)
     if labelling.comment:
         SubElement(
-            view, "TextArea", name=COMMENT, toName=IMAGE, placeholder="A remark, if you have one", rows="2",
+            questions, "TextArea", name=COMMENT, toName=IMAGE, placeholder="A remark, if you have one", rows="2",
             maxSubmissions="1", editable="true",
         )  # fmt: skip
     ElementTree.indent(view)
