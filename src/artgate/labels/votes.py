@@ -36,7 +36,7 @@ CURE = "grade with `artgate label serve`, `push` and `pull`, or read an export w
 Pulls = Mapping[str, Mapping[str, Any]]  # project -> how far its votes were pulled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vote:
     """One grade by one person.
 
@@ -156,8 +156,10 @@ def _write_parquet(path: Path, votes: Iterable[Vote], pulls: Pulls) -> None:
     import pyarrow.parquet as pq
 
     schema = _schema().with_metadata({PULLS: json.dumps(pulls, sort_keys=True)})
+    rows = list(votes)
+    columns = [pa.array([getattr(vote, field.name) for vote in rows], field.type) for field in schema]
     with replacing(path) as file:
-        pq.write_table(pa.Table.from_pylist(list(map(asdict, votes)), schema=schema), file, compression="zstd")
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), file, compression="zstd")
 
 
 def _schema() -> "pa.Schema":
