@@ -5,12 +5,12 @@ import sys
 import time
 import webbrowser
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from artgate.choosing import By, choose
 from artgate.collection_cli import CACHE, CollectionArgument
 from artgate.errors import UserError
 
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from artgate.labels.studio.server import Server
 
 ProjectOption = Annotated[str, typer.Option(help="The Label Studio project's name.")]
-
-
-class By(StrEnum):
-    """What `artgate label push` sends first."""
-
-    RANDOM = "random"
 
 
 def serve(
@@ -69,7 +63,12 @@ def push(
     share: Annotated[float, typer.Option(help="Of the artworks, that --overlap is for; the others get one.")] = 1.0,
     predictions: Annotated[bool, typer.Option(help="Send what the scorer thinks, with its confidence.")] = False,
     show_predictions: Annotated[bool, typer.Option(help="Let annotators see it, which sways them.")] = False,
-    scorer: Annotated[Path | None, typer.Option(help="A scorer's folder; without it the shipped one.")] = None,
+    scorer: Annotated[
+        Path | None,
+        typer.Option(
+            help="A scorer's folder; without it the shipped one, and by uncertainty a quick model of the grades so far."
+        ),
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Where features are kept between runs.")] = CACHE,
     images: Annotated[
         str | None, typer.Option(help="For a team's server: what comes before a file's name in its address.")
@@ -78,7 +77,6 @@ def push(
     """Send artworks to people: as tasks of a Label Studio project, made if need be. Again: only what is new."""
     from artgate.artworks.collection import Collection
     from artgate.errors import UserError
-    from artgate.labels.selection import random_order
     from artgate.labels.studio.client import Studio
     from artgate.labels.studio.config import read_labelling
     from artgate.labels.studio.overlap import Overlap
@@ -92,13 +90,15 @@ def push(
     if not len(opened):
         raise UserError(f"{collection} has 0 artworks: add some first")
     studio = Studio(tell=lambda line: typer.echo(line, err=True))
-    order = random_order([artwork.image_id for artwork in opened], seed)[:limit]
+    order = choose(opened, by, limit, seed, scorer, cache)
     told = _predictions(opened, order, scorer, cache) if predictions or show_predictions else None
     done = push_tasks(studio, opened, project, order, asked, planned, told, images, show_predictions)
     typer.echo(
         f"{done.added} tasks added to {project!r}, {done.predicted} with a prediction; {done.there} were there; "
         f"{done.overlapping} are for several annotators"
     )
+    if by in (By.DISAGREEMENT, By.SUSPECTS) and done.there and overlap is None:
+        typer.echo("those that were there are graded by one more person with --overlap", err=True)
     typer.echo(done.url)
 
 
