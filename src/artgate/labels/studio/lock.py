@@ -1,4 +1,4 @@
-"""One push or pull at a time on a Collection: two pushes at once would each add what the other is adding."""
+"""One push, pull or import at a time on a Collection: two pushes at once would each add what the other is adding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def alone(root: Path) -> Iterator[None]:
         lock.acquire(timeout=SECONDS)
     except Timeout:
         raise UserError(
-            f"another push or pull has been at work on {root} for {SECONDS:.0f} s: wait for it, or end it"
+            f"another push, pull or import has been at work on {root} for {SECONDS:.0f} s: wait for it, or end it"
         ) from None
     try:
         yield
