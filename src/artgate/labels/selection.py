@@ -89,7 +89,11 @@ def cold_start(image_ids: Sequence[str], features: np.ndarray, limit: int | None
 
 
 def uncertainty(probabilities: np.ndarray) -> np.ndarray:
-    """(N, 3) grade probabilities -> (N,) their entropy in nats: 0 where the grade is certain."""
+    """(N, 3) grade probabilities -> (N,) their entropy in nats: 0 where the grade is certain, log 3 where all may be.
+
+    It knows no order, and was still no worse than what does (the variance of the grade, the entropy over its cuts, the
+    margin at the nearest): docs/benchmarks.md.
+    """
     return -(probabilities * np.log(np.where(probabilities > 0, probabilities, 1))).sum(1)
 
 
