@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from cssselect import SelectorError
@@ -11,6 +10,8 @@ from parsel import Selector, SelectorList
 
 from artgate.artworks.text import clean_text
 from artgate.errors import UserError
+
+from .network.addresses import web_address
 
 LANGUAGES = ("css", "jmespath")
 # Text fields of Provenance that a page may tell, each found by a selector of the same name.
@@ -99,8 +100,11 @@ def _check_keys(values: dict[str, Any]) -> None:
 def _start_urls(value: object) -> tuple[str, ...]:
     urls = value if isinstance(value, list) else [value]
     for url in urls:
-        if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise UserError(f"start_urls: {url!r} is not a web address: write it in full, as https://example.org/art")
+        try:
+            web_address(url if isinstance(url, str) else "")
+        except ValueError:
+            message = f"start_urls: {url!r} is not a web address: write it in full, as https://example.org/art"
+            raise UserError(message) from None
     return tuple(urls)
 
 

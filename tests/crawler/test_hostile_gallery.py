@@ -61,6 +61,7 @@ def test_each_hostile_image_costs_itself_only(gallery_collection, crawl, crawled
     entries = [(path.replace("/etc", "/images/../../../etc"), f"prompt of {path}") for path in plays]
     entries[0] = (entries[0][0], "a\x07 b\x1b[31m red\u202e boat\u0000")
     entries += [("javascript:alert(1)", ""), ("http://[bad/a.png", ""), ("file:///etc/passwd", "")]
+    entries += [("http://example.invalid:99999/a.png", "")]
     with hostile(plays | {"/": list_page(*entries)}) as server:
         settings = ("DOWNLOAD_TIMEOUT=3", "RETRY_TIMES=0")
         assert crawl(site(f"{server.url}/"), *settings).returncode == 0
@@ -75,7 +76,7 @@ def test_each_hostile_image_costs_itself_only(gallery_collection, crawl, crawled
         "/metadata.png": "host-private",
         "/circle.png": "redirect-failed",
     }
-    assert sum(drop["reason"] == "no-image" for drop in read_lines(crawled / "drops.jsonl")) == 3
+    assert sum(drop["reason"] == "no-image" for drop in read_lines(crawled / "drops.jsonl")) == 4
     collection = Collection(crawled)
     assert {collection.path(artwork).read_bytes() for artwork in collection} == {data for data, _ in good[:3]}
     assert {artwork.provenance.prompt for artwork in collection} >= {"a b[31m red boat"}

@@ -3,15 +3,18 @@
 import argparse
 import gc
 import logging
+import math
 
 from scrapy import Spider
 from scrapy.commands import crawl
 from scrapy.crawler import Crawler
 from scrapy.exceptions import UsageError
+from scrapy.settings import BaseSettings
 from scrapy.statscollectors import StatsCollector
 
 from artgate.errors import UserError
 
+from .. import settings
 from ..network.addresses import allowed
 from ..spiders.collecting import CollectingSpider
 
@@ -23,6 +26,21 @@ LISTS = ("scrapy.addons", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.l
 GARBAGE = 20_000
 # Reasons to end that need the operator: the status is 1.
 FAILED = {"cannot-open", "cannot-read", "cannot-write", "key-refused", "no-metadata", "start_error"}
+# Settings that Scrapy, or we, count with; all other numbers may be fractions.
+WHOLE = {
+    "BREAKER_FAILURES",
+    "CONCURRENT_ITEMS",
+    "CONCURRENT_REQUESTS",
+    "CONCURRENT_REQUESTS_PER_DOMAIN",
+    "CRAWL_CACHE_MAX_BYTES",
+    "CRAWL_MAX_PAGES",
+    "DOWNLOAD_MAXSIZE",
+    "DOWNLOAD_WARNSIZE",
+    "HTTPCACHE_EXPIRATION_SECS",
+    "REDIRECT_MAX_TIMES",
+    "RETRY_TIMES",
+    "URLLENGTH_LIMIT",
+}
 # What is left needs nothing but another time: sysexits.h's EX_TEMPFAIL, so that whatever runs the crawl can tell.
 AGAIN = 75
 
@@ -49,11 +67,12 @@ class Command(crawl.Command):
                 # A copy, because the crawler that is made of them later puts the contact in itself.
                 spider_class.update_settings(self.crawler_process.settings.copy())
                 allowed(self.crawler_process.settings.getlist("CRAWL_ALLOW_PRIVATE"))
+                check_settings(self.crawler_process.settings)
             except UserError as error:
                 raise UsageError(str(error), print_help=False) from None
-            except KeyError as error:
+            except KeyError:
                 names = ", ".join(self.crawler_process.spider_loader.list())
-                message = f"spider {error} is not one of {names}"
+                message = f"spider {args[0]!r} is not one of {names}"
                 raise UsageError(message, print_help=False) from None
         # What is loaded by now stays; looking through it again and again is a twentieth of a crawl's CPU time.
         gc.freeze()
@@ -67,6 +86,35 @@ class Command(crawl.Command):
     def _create_crawler(self, spidercls: str | type[Spider]) -> Crawler:
         self.crawler = super()._create_crawler(spidercls)
         return self.crawler
+
+
+def check_settings(given: BaseSettings) -> None:
+    """Raise UserError for a number or a switch of settings.py that was given as something else."""
+    for name, ours in vars(settings).items():
+        if isinstance(ours, bool):
+            _check_switch(name, given)
+        elif isinstance(ours, int | float):
+            _check_number(name, given, 1 if name.startswith("CONCURRENT_") else 0, name in WHOLE)
+
+
+def _check_switch(name: str, given: BaseSettings) -> None:
+    try:
+        given.getbool(name)
+    except ValueError:
+        raise UserError(f"setting {name} {given[name]!r} is neither 0 nor 1: give -s {name}=1, or 0") from None
+
+
+def _check_number(name: str, given: BaseSettings, lowest: int, is_whole: bool) -> None:
+    try:
+        number = given.getint(name) if is_whole else given.getfloat(name)
+    except (TypeError, ValueError):
+        number = -1
+    if not lowest <= number < math.inf:
+        kind = "whole number" if is_whole else "number"
+        default = getattr(settings, name)
+        raise UserError(
+            f"setting {name} {given[name]!r} is not a {kind} of {lowest} or more: give -s {name}={default}, for example"
+        )
 
 
 def _tells_more_than_lists(record: logging.LogRecord) -> bool:

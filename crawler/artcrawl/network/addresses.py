@@ -5,6 +5,9 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from urllib.parse import urlsplit
+
+from w3lib.url import safe_url_string
 
 from artgate.errors import UserError
 
@@ -64,6 +67,16 @@ def is_public(address: Address) -> bool:
     # `is_global` alone holds for multicast.
     special = address.is_multicast or address.is_reserved or address.is_unspecified
     return address.is_global and not special and not any(address in network for network in SPECIAL)
+
+
+def web_address(url: str) -> str:
+    """An address as it is. Raises ValueError if it is not one of http or https, with a host, that can be asked."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url[:100]!r} is not an address on the web")
+    url.encode()  # UnicodeEncodeError, a ValueError, for the lone surrogates that JSON may hold
+    safe_url_string(url)  # as every Request does: what it refuses, a port of 99999 for one, must not end a page
+    return url
 
 
 def literal(host: str) -> Address | None:

@@ -29,7 +29,8 @@ def refusal(url: str, rules: Allowed) -> Withheld | None:
     """Why the address of a request may not be asked, as far as the address itself tells; or None.
 
     No more than MAX_URL_LENGTH characters, only http and https, only ports 80, 443 and those from 1024 on (others
-    belong to other services), no name and password, no address that is not public. What a name resolves to is for
+    belong to other services), no name and password, no host of a name that none can have (a label of more than 63
+    characters), no address that is not public. What a name resolves to is for
     `GuardedResolver`.
     """
     if len(url) > MAX_URL_LENGTH:
@@ -45,11 +46,23 @@ def refusal(url: str, rules: Allowed) -> Withheld | None:
         return Withheld("bad-address", "the address holds a user name, and the crawler logs in nowhere")
     if port is not None and port not in (80, 443) and port < 1024:
         return Withheld("bad-address", f"port {port} is not 80, 443 or at least 1024")
+    if not _is_name(host):
+        return Withheld("bad-address", f"{host[:100]!r} is not a name that a host can have")
     private = _private_address(host, rules)
     return _private(host, private) if private else None
 
 
 @lru_cache(1024)  # a crawl asks few hosts many times
+def _is_name(host: str) -> bool:
+    try:
+        # As Twisted does in a thread, where an error is lost: such a request would wait for its whole time limit.
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+@lru_cache(1024)
 def _private_address(host: str, rules: Allowed) -> str:
     """The address that a host names by itself, if it may not be asked; else ""."""
     address = literal(host)

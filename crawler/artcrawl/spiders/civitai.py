@@ -22,8 +22,9 @@ from artgate.artworks.text import clean_float, clean_int, clean_text
 from artgate.errors import UserError
 
 from ..items import Found, Lost
+from ..network.addresses import web_address
 from ..pages import Page
-from .collecting import AsyncResults, PagingSpider, Results, web_address, whole_number
+from .collecting import AsyncResults, PagingSpider, Results, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -232,9 +233,12 @@ def _key() -> str:
 
 
 def _base_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(web_address(url))
+    except ValueError:
+        raise UserError(f"base_url {url!r} is not a web address: leave it out, or write it in full") from None
     local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if parts.scheme not in ("https", "http") or not parts.hostname or (parts.scheme == "http" and not local):
+    if parts.scheme == "http" and not local:
         raise UserError(f"base_url {url!r} is not an https address: the key must not go out unencrypted")
     return f"{parts.scheme}://{parts.netloc}"
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from scrapy import Request, Spider
 from scrapy.exceptions import IgnoreRequest
@@ -50,6 +49,8 @@ class CollectingSpider(Spider):
     def __init__(self, collection: str, source: str, target: str | int = "", **arguments: Any) -> None:
         self.limits = _limits(arguments)
         super().__init__(**arguments)
+        if not source:
+            raise UserError("source '' is no name: give -a source=NAME, it stands in every artwork's provenance")
         self.source = source
         self.target = whole_number("target", target, 1, 10**9) if target != "" else None
         self.collection_root = Path(collection)
@@ -223,15 +224,6 @@ class PagingSpider(CollectingSpider):
         if 0 < limit <= len(self.seen[stratum]):
             return f"{limit} pages were read and there are more: if the list is that long, raise CRAWL_MAX_PAGES"
         return ""
-
-
-def web_address(url: str) -> str:
-    """An address as it is. Raises ValueError if it is not one of http or https, with a host."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url[:100]!r} is not an address on the web")
-    url.encode()  # UnicodeEncodeError, a ValueError, for the lone surrogates that JSON may hold
-    return url
 
 
 def whole_number(name: str, value: str | int, low: int, high: int) -> int:

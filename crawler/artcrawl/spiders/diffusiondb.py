@@ -8,10 +8,10 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from scrapy.exceptions import CloseSpider
 
@@ -24,6 +24,7 @@ from ..archives import Archive, is_plain
 from ..downloads import DownloadError, download_file
 from ..items import Found, Lost
 from ..ledger import is_undecided
+from ..network.addresses import web_address
 from ..pages import Page
 from .local import LocalSpider
 
@@ -294,9 +295,8 @@ def _local_part(base: Path, subset: str, number: int) -> Part:
 
 
 def _base(base: str, table: str) -> str | Path:
-    parts = urlsplit(base)
-    if parts.scheme in ("http", "https") and parts.hostname:
-        return base.rstrip("/")
+    with suppress(ValueError):
+        return web_address(base).rstrip("/")
     folder = Path(base)
     if not (folder / table).is_file():
         raise UserError(f"base {base!r} is neither a web address nor a folder with {table} in it: fetch that first")

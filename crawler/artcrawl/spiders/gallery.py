@@ -13,11 +13,12 @@ from artgate.errors import UserError
 
 from ..items import Found, Lost
 from ..keeping import Keeper
+from ..network.addresses import web_address
 from ..optout import page_opt_out
 from ..pages import Page
 from ..settings import BOT_NAME
 from ..site import load_site
-from .collecting import PagingSpider, Results, web_address
+from .collecting import PagingSpider, Results
 
 
 class GallerySpider(PagingSpider):
