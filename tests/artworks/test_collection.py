@@ -311,6 +311,22 @@ def test_two_open_collections_see_each_others_adds_and_purges(tmp_path):
     assert_sound(tmp_path)
 
 
+def test_lines_that_two_purges_put_into_a_file_of_the_same_inode_are_read_from_the_start(tmp_path, monkeypatch):
+    """A file system gives the inode of a deleted file to the next one: here it gives the same to all."""
+    collection, other = made(tmp_path / "c", 3), Collection(tmp_path / "c")
+    of = storage._Seen.of
+    monkeypatch.setattr(storage._Seen, "of", lambda path: storage._Seen(1 if path.exists() else 0, of(path).size))
+    ids = [artwork.image_id for artwork in other]
+    collection._storage._seen = storage._Seen.of(tmp_path / "c" / "metadata.jsonl")
+    other.purge(ids[:1])
+    other._storage._seen = storage._Seen(0, 0)
+    other.add_many([item(number) for number in range(3, 9)])
+    added = collection.add(*item(9))
+    assert added.image_id in collection
+    assert len(collection) == 9
+    assert ids[0] not in collection
+
+
 def test_processes_that_add_at_once_lose_nothing_and_double_nothing(tmp_path):
     made(tmp_path, 0)
 

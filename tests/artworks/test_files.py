@@ -4,12 +4,23 @@ import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artgate.artworks.files import append_line, append_lines, read_lines, repair_lines, replacing, write_atomic
+from artgate.artworks.files import (
+    OPEN_AT_ONCE,
+    append_line,
+    append_lines,
+    read_lines,
+    repair_lines,
+    replacing,
+    write_all,
+    write_atomic,
+    write_in_place,
+)
 from artgate.errors import UserError
 
 
@@ -64,6 +75,90 @@ def test_what_is_written_piece_by_piece_replaces_the_file_only_when_all_is_writt
         file.write(b"second")
     assert path.read_text() == "first second"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomic(path, "x"), lambda path: write_pieces(path)])
+def test_a_folder_in_place_of_the_file_is_named_and_nothing_is_left_beside_it(tmp_path, write):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(UserError, match=r"page.html: it is a folder; name a file"):
+        write(tmp_path / "page.html")
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def write_pieces(path) -> None:
+    with replacing(path) as file:
+        file.write(b"x")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def group(folder, size: int) -> dict:
+    return {folder / f"{number}.bin": bytes([number % 256]) * (number + 1) for number in range(size)}
+
+
+@pytest.mark.parametrize("size", [0, 1, OPEN_AT_ONCE, 2 * OPEN_AT_ONCE + 1])
+def test_write_all_writes_each_file_whole_with_a_bounded_number_open(tmp_path, size):
+    contents = group(tmp_path, size)
+    (tmp_path / "0.bin").write_bytes(b"of before, and longer")
+    synced = []
+
+    def each(function, descriptors):
+        synced.append(len(descriptors))
+        assert not any(path.exists() for path in list(contents)[sum(synced[:-1]) + 1 : sum(synced)]), "not synced yet"
+        return map(function, descriptors)
+
+    before = open_files()
+    write_all(contents, each)
+    assert open_files() == before
+    assert sum(synced) == size
+    assert max(synced, default=0) <= OPEN_AT_ONCE
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if size} == contents
+
+
+def test_write_all_on_a_full_disk_leaves_files_whole_or_not_at_all_and_no_temporaries(tmp_path):
+    contents = group(tmp_path, OPEN_AT_ONCE + 9)  # of which the last is too large by one byte
+    before = open_files()
+    with room_for(len(contents) - 1), pytest.raises(OSError) as raised:
+        write_all(contents)
+    assert raised.value.filename == str(list(contents)[-1])
+    assert open_files() == before
+    first = dict(list(contents.items())[:OPEN_AT_ONCE])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+@pytest.mark.parametrize("what", ["sync", "rename"])
+def test_write_all_that_fails_midway_leaves_no_temporaries(tmp_path, what):
+    contents, count = group(tmp_path, 5), 0
+
+    def third_fails(function, descriptors):
+        nonlocal count
+        for descriptor in descriptors:
+            count += 1
+            if what == "sync" and count == 3:
+                raise OSError(5, "Input/output error")
+            yield function(descriptor)
+
+    if what == "rename":
+        (tmp_path / "2.bin").mkdir()
+    with pytest.raises(OSError):
+        write_all(contents, third_fails)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == (set() if what == "sync" else {"0.bin", "1.bin", "2.bin"})
+
+
+def test_write_in_place_keeps_the_file_itself_and_none_of_what_it_held(tmp_path):
+    path = tmp_path / "pending"
+    write_in_place(path, "first, and longer")
+    inode = path.stat().st_ino
+    write_in_place(path, "zwei: ü")
+    assert path.read_text() == "zwei: ü"
+    assert path.stat().st_ino == inode
+    with room_for(3), pytest.raises(OSError) as raised:
+        write_in_place(path, "third")
+    assert path.read_text() == "thi"
+    assert raised.value.filename == str(path)
 
 
 def test_write_atomic_makes_files_that_others_may_read_as_the_umask_says(tmp_path):

@@ -19,7 +19,7 @@ Map = Callable[[Callable[[int], None], list[int]], Iterable[None]]
 def write_atomic(path: Path | str, content: bytes | str) -> None:
     """Replace `path` by `content`: after a kill or a power cut it holds the old content or the new, never a part."""
     path = Path(path)
-    write_temporary(path, content).replace(path)
+    _put(write_temporary(path, content), path)
     sync_folder(path.parent)
 
 
@@ -45,8 +45,9 @@ def write_in_place(path: Path, content: str) -> None:
     is_new = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        _write_whole(descriptor, content.encode())
-        os.fsync(descriptor)
+        with _naming(path):
+            _write_whole(descriptor, content.encode())
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     if is_new:
@@ -59,8 +60,11 @@ def _write_some(contents: Mapping[Path, bytes], map_: Map) -> None:
         for path, content in contents.items():
             temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
             begun[temporary] = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            _write_whole(begun[temporary], content)
+            with _naming(path):
+                _write_whole(begun[temporary], content)
         list(map_(os.fsync, list(begun.values())))
+        for temporary, path in zip(begun, contents, strict=True):
+            temporary.replace(path)
     except BaseException:
         for temporary in begun:
             temporary.unlink(missing_ok=True)
@@ -68,8 +72,26 @@ def _write_some(contents: Mapping[Path, bytes], map_: Map) -> None:
     finally:
         for descriptor in begun.values():
             os.close(descriptor)
-    for temporary, path in zip(begun, contents, strict=True):
+
+
+def _put(temporary: Path, path: Path) -> None:
+    try:
         temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, IsADirectoryError):
+            raise UserError(f"cannot write {path}: it is a folder; name a file") from None
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a full disk raises does not say where: let it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _write_whole(descriptor: int, content: bytes) -> None:
@@ -84,11 +106,11 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = write_temporary(path, b"")
     try:
-        with temporary.open("wb") as file:
+        with _naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _put(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -104,7 +126,7 @@ def append_lines(path: Path | str, lines: Iterable[Mapping[str, Any] | str]) -> 
     """Append lines with one write and one fsync. Kill-safe: a line is there whole, or `repair_lines` cuts it."""
     left = as_lines(lines).encode()
     # O_APPEND and a single write: lines of two processes never interleave.
-    with Path(path).open("ab", buffering=0) as file:
+    with _naming(Path(path)), Path(path).open("ab", buffering=0) as file:
         while left:  # a disk with room for a part takes that part, and only then says that it is full
             left = left[file.write(left) :]
         os.fsync(file.fileno())
@@ -172,7 +194,7 @@ def write_temporary(path: Path, content: bytes | str) -> Path:
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; make it first") from None
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _naming(path), os.fdopen(descriptor, "wb") as file:
             # mkstemp makes files for their owner alone; these are ordinary data files.
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             file.write(data)

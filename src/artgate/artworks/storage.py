@@ -143,7 +143,9 @@ class Storage:
 
     def _read_new_lines(self) -> None:
         seen = _Seen.of(self._metadata)
-        if seen.inode != self._seen.inode or seen.size < self._seen.size:
+        # After two purges the file may have its old inode again: a new purged.jsonl, which only grows, tells.
+        is_another = seen.inode != self._seen.inode or _Seen.of(self._purged) != self._purged_seen
+        if is_another or seen.size < self._seen.size:
             self.artworks, self.gone, self._seen = {}, {}, _Seen(seen.inode, 0)
         with self._metadata.open("rb") as file:
             file.seek(self._seen.size)
