@@ -26,7 +26,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from artgate.labels.ratings import AGIQA3K_CUTS
+from artgate.labels.ratings import AGIQA3K_CUTS, Rating, read_ratings
 from artgate.labels.selection import by_both, by_diversity, by_uncertainty, cold_start, random_order
 from artgate.scoring.metrics import predicted_grade, quadratic_kappa
 from artgate.scoring.quick import principal_axes, quick_probabilities, selection_axes
@@ -157,13 +157,12 @@ def read_database(source: Path, cache: Path) -> Database:
     """AGIQA-3K as a Collection under `cache`, its features computed once."""
     from artgate.artworks.duplicates import RADIUS
     from artgate.artworks.importers import import_agiqa3k
-    from artgate.labels.ratings import read_ratings
     from artgate.scoring.features import extract_features
     from artgate.scoring.scorer import Scorer, default_scorer_path
     from artgate.scoring.splits import leakage_groups
 
     collection = import_agiqa3k(source, cache / "benchmarks" / "agiqa3k")
-    ratings = {}
+    ratings: dict[str, Rating] = {}
     for rating in read_ratings(collection.root):
         if rating.aspect == "quality":
             ratings.setdefault(rating.image_id, rating)
