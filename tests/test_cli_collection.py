@@ -195,6 +195,10 @@ def test_metadata_is_exported_without_images(artgate, ids, tmp_path):
         (["merge", "{c}", "{c}"], "is the target too"),
         (["export", "{c}", "out.jsonl"], "say --metadata-only"),
         (["export", "{c}", "out.csv", "--metadata-only"], "ends in '.csv'"),
+        (["export", "{c}", "{c}/metadata.jsonl", "--metadata-only"], "among its own files: name a file elsewhere"),
+        (["stats", "{c}", "--html", "{c}/metadata.jsonl"], "ends in '.jsonl': name a file that ends in .html"),
+        (["purge", "{c}", "--creator", "bob", "--yes", "--labels", "none.jsonl"], "none.jsonl does not exist"),
+        (["purge", "{c}", "--creator", "bob", "--yes", "--cache", "{c}/votes.jsonl"], "is a file: give the folder"),
     ],
 )
 def test_bad_input_is_one_message_and_changes_nothing(artgate, tmp_path, monkeypatch, arguments, told):

@@ -33,6 +33,8 @@ def stats(
     from artgate.artworks.statistics import statistics
 
     opened = Collection(root, read_only=True)
+    if html is not None and html.suffix != ".html":
+        raise UserError(f"{html} ends in {html.suffix!r}: name a file that ends in .html")
     told = statistics(opened)
     if html is not None:
         from artgate.artworks.statistics_page import write_page
@@ -64,10 +66,15 @@ def purge(
     Shows what it would delete and asks first. To let something return, delete its line in purged.jsonl.
     """
     from artgate.artworks.collection import Collection
+    from artgate.artworks.forgetting import check_label_files
 
     if bool(image_ids) == bool(creator or source):
         raise UserError("give either --creator, --source or both, or --id: 1 kind of choice is needed")
     opened = Collection(root)
+    # Before anything is deleted.
+    check_label_files(labels or [])
+    if cache.exists() and not cache.is_dir():
+        raise UserError(f"cache {cache} is a file: give the folder in which train.py keeps features")
     chosen, rule = _chosen(opened, creator, source, image_ids or [])
     _show(chosen, rule, root)
     if not yes and not typer.confirm("Delete them for good?" if chosen else "Go on?"):
@@ -116,6 +123,8 @@ def export(
     from artgate.labels.sharing import UNKNOWN, export_metadata
 
     opened = Collection(root, read_only=True)
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{out} lies in {root}, among its own files: name a file elsewhere")
     count = export_metadata(opened, out, labels, with_prompts)
     unknown = sum(not artwork.provenance.licence for artwork in opened)
     typer.echo(f"{count} lines in {out}; the licence of {unknown} is {UNKNOWN}")

@@ -27,9 +27,7 @@ def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) ->
     """
     removed: dict[str, int] = {}
     named = list(label_files)
-    for path in named:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: check the path of the file of labels")
+    check_label_files(named)
     found = sorted([*root.glob("*.jsonl"), *root.glob("*.parquet")])
     own = [path for path in found if path.name not in OWN and not path.name.startswith(".")]
     for path in [*own, *named]:
@@ -38,6 +36,13 @@ def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) ->
         removed[str(path)] = _from_splits(path, image_ids)
     removed[str(root / "sidecars")] = _sidecars(root / "sidecars", image_ids)
     return {path: count for path, count in removed.items() if count}
+
+
+def check_label_files(paths: Iterable[Path]) -> None:
+    """Raise UserError for a file that is missing."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: check the path of the file of labels")
 
 
 def _from_lines(path: Path, image_ids: Ids[str]) -> int:
