@@ -192,6 +192,9 @@ def write_temporary(path: Path, content: bytes | str) -> Path:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=TEMPORARY_SUFFIX, dir=path.parent)
     except FileNotFoundError:
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; make it first") from None
+    except OSError as error:
+        error.filename = str(path)  # not the random name of the temporary file
+        raise
     temporary = Path(name)
     try:
         with _naming(path), os.fdopen(descriptor, "wb") as file:

@@ -151,7 +151,10 @@ class Storage:
             file.seek(self._seen.size)
             data = file.read()
         for line in parse_lines(data, self._metadata):
-            artwork = Artwork.from_json(line)
+            try:
+                artwork = Artwork.from_json(line)
+            except UserError as error:
+                raise UserError(f"{self._metadata}: {error}") from None
             there = self.artworks if (self.root / artwork.file_name).exists() else self.gone
             there.setdefault(artwork.image_id, artwork)
         self._read_purges()
