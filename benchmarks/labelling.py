@@ -28,8 +28,9 @@ from label_studio_sdk import LabelStudio
 
 from artgate.artworks.collection import Collection, NewArtwork
 from artgate.labels.grades import GRADES
-from artgate.labels.studio.client import Connection, Studio
+from artgate.labels.studio.client import Studio
 from artgate.labels.studio.config import Labelling, label_config
+from artgate.labels.studio.connection import Connection
 from artgate.labels.studio.pull import pull
 from artgate.labels.studio.push import Prediction, push
 from artgate.labels.studio.server import credentials, serving

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from filelock import FileLock
 
-from artgate.labels.studio.client import Connection
+from artgate.labels.studio.connection import Connection
 from artgate.labels.studio.environment import CONSTRAINTS, home
 from artgate.labels.studio.server import Server, credentials, serving
 

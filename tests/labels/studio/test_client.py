@@ -1,15 +1,19 @@
 """Against a server on loopback that answers as bad ones do."""
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import jwt
 import pytest
 
 from artgate.errors import UserError
 from artgate.labels.studio import client
-from artgate.labels.studio.client import Connection, Studio, find_connection
+from artgate.labels.studio.client import Studio
+from artgate.labels.studio.connection import Connection
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 DROP = (0, "")
@@ -29,6 +33,9 @@ class Answers(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body.encode())
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def log_message(self, *arguments: object) -> None:
         pass
 
@@ -37,7 +44,7 @@ class Answers(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     handler = type("Own", (Answers,), {"answers": [], "asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running
         running.shutdown()
 
@@ -94,19 +101,69 @@ def test_two_projects_of_one_name_are_refused(server):
         studio_of(server, [(200, json.dumps(page))], []).project("taste")
 
 
-def test_where_the_server_is_comes_from_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARTGATE_LABEL_STUDIO_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
-    with pytest.raises(UserError, match=r"no Label Studio is running here: start one .*`artgate label serve`"):
-        find_connection()
-    monkeypatch.setenv("LABEL_STUDIO_URL", "https://labels.example.org/")
-    assert find_connection() == Connection("https://labels.example.org", TOKEN)
-    assert TOKEN not in repr(find_connection())
-    monkeypatch.setenv("LABEL_STUDIO_URL", "labels.example.org")
-    with pytest.raises(UserError, match="is no address"):
-        find_connection()
-    monkeypatch.setenv("LABEL_STUDIO_URL", "https://labels.example.org")
-    monkeypatch.delenv("LABEL_STUDIO_API_KEY")
-    with pytest.raises(UserError, match="LABEL_STUDIO_URL is set and LABEL_STUDIO_API_KEY is not"):
-        find_connection()
+def test_where_nothing_has_answered_yet_patience_is_short(monkeypatch):
+    """A wrong address must not cost ten minutes."""
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "PATIENCE_AT_FIRST", 0.05)
+    with socket.socket() as taken:  # bound, and nothing listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"has not answered for 0 s .*: check LABEL_STUDIO_URL, or look after"):
+            Studio(lambda: Connection(address, TOKEN)).get("api/x")
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        ["{}"],
+        ["[]"],
+        ["null"],
+        ['"results"'],
+        ['{"results": 5}'],
+        ['{"results": [5]}'],
+        ['{"results": [{"id": 1}]}'],
+        ['{"results": [{"id": 1, "title": "taste"}]}', '{"id": 1, "title": "taste"}'],
+        ['{"results": [{"id": 1, "title": "taste"}]}', "[]"],
+    ],
+)
+def test_json_of_another_program_is_no_project(server, bodies):
+    with pytest.raises(UserError, match="does not answer as Label Studio does: check LABEL_STUDIO_URL"):
+        studio_of(server, [(200, body) for body in bodies], []).project("taste")
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", '{"tasks": [{}]}', '{"tasks": {}}'])
+@pytest.mark.parametrize("only", [None, [1, 2]])
+def test_json_of_another_program_is_no_tasks(server, body, only):
+    with pytest.raises(UserError, match="does not answer as Label Studio does"):
+        list(studio_of(server, [(200, body)], []).tasks(1, "id", only))
+
+
+def personal_token(seconds: float) -> str:
+    """A token as Label Studio makes them for people, which ends so many seconds from now."""
+    claims = {"token_type": "refresh", "exp": int(time.time() + seconds), "jti": "secret"}
+    return jwt.encode(claims, "k" * 32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, '{"detail": "Token is invalid"}'), r"refuses the token \(status 401\): check LABEL_STUDIO_API_KEY"),
+        ((500, "{}"), "has not answered for .*status 500"),
+        ((502, "<html>"), "has not answered for .*no access for the token came"),
+    ],
+)
+def test_a_personal_token_that_is_not_taken_is_told_and_not_shown(server, monkeypatch, answer, message):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "PATIENCE_AT_FIRST", 0.05)
+    server.RequestHandlerClass.answers = [answer]
+    token = personal_token(3600)
+    with pytest.raises(UserError, match=message) as raised:
+        Studio(lambda: Connection(f"http://127.0.0.1:{server.server_port}", token)).get("api/x")
+    assert token not in str(raised.value)
+
+
+def test_a_personal_token_that_has_expired_is_told_before_anything_is_sent(server):
+    token = personal_token(-3600)
+    with pytest.raises(UserError, match="LABEL_STUDIO_API_KEY has expired: make a new token") as raised:
+        Studio(lambda: Connection(f"http://127.0.0.1:{server.server_port}", token))
+    assert token not in str(raised.value) and not server.RequestHandlerClass.asked
