@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from artgate.errors import UserError
-from artgate.labels.votes import Vote, latest_votes, read_pulls, read_votes, write_votes
+from artgate.labels.votes import PULLS, Vote, latest_votes, read_pulls, read_votes, write_votes
 
 VOTES = [
     Vote("a", "1", "quality", "good", lead_time=3.25, created_at="2026-03-01T10:00:00Z", ground_truth=True),
@@ -54,9 +54,10 @@ def test_votes_written_by_hand_are_read_beside_the_others_and_left_alone(tmp_pat
 
 def test_how_far_votes_were_pulled_stays_with_them(tmp_path: Path) -> None:
     assert read_pulls(tmp_path) == {}
-    write_votes(tmp_path, VOTES, {"taste": {"id": 3}})
+    pulls = {"taste": {"id": 3, "created_at": "2026-03-01T10:00:00Z", "tasks": {"4": "0123456789ab"}}}
+    write_votes(tmp_path, VOTES, pulls)
     write_votes(tmp_path, VOTES[:1])
-    assert read_pulls(tmp_path) == {"taste": {"id": 3}}
+    assert read_pulls(tmp_path) == pulls
     write_votes(tmp_path, VOTES[:1], {})
     assert read_pulls(tmp_path) == {}
 
@@ -75,6 +76,24 @@ def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(table.drop_columns(["aspect"]), path)
     with pytest.raises(UserError, match=r"votes.parquet, row 1: aspect is missing"):
         read_votes(tmp_path)
+
+
+def test_a_file_that_was_changed_in_its_middle_is_refused(tmp_path: Path) -> None:
+    path = write_votes(tmp_path, VOTES * 50)
+    damaged = bytearray(path.read_bytes())
+    damaged[4 : len(damaged) // 2] = b"\xff" * (len(damaged) // 2 - 4)
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"votes.parquet is not a whole parquet file .*move it away and pull"):
+        read_votes(tmp_path)
+
+
+@pytest.mark.parametrize("told", [b"{", b"\xff", b"[1]", b'{"taste": 3}', b'{"taste": {"id": 3, "created_at": "x"}}'])
+def test_what_does_not_tell_how_far_votes_were_pulled_is_refused(tmp_path: Path, told: bytes) -> None:
+    path = write_votes(tmp_path, VOTES)
+    pq.write_table(pq.ParquetFile(path).read().replace_schema_metadata({PULLS: told}), path)
+    assert read_votes(tmp_path) == VOTES
+    with pytest.raises(UserError, match=r"votes.parquet does not tell how far its votes were pulled: restore it"):
+        read_pulls(tmp_path)
 
 
 def test_no_votes_at_all_are_told_with_the_cure(tmp_path: Path) -> None:

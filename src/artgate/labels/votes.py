@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artgate.artworks.files import replacing
+from artgate.artworks.text import one_line
 from artgate.errors import UserError
 from artgate.labels.grades import ASPECTS, GRADES
 from artgate.labels.records import (
@@ -31,6 +32,7 @@ FILE_NAME = "votes.parquet"
 HAND_WRITTEN = "votes.jsonl"
 # Where `label pull` keeps how far it has come: in the file of the votes themselves, so that both change as one.
 PULLS = b"artgate.pulls"
+DAMAGED = "restore it, or move it away and pull the votes again"
 CURE = "grade with `artgate label serve`, `push` and `pull`, or read an export with `artgate label import`"
 
 Pulls = Mapping[str, Mapping[str, Any]]  # project -> how far its votes were pulled
@@ -111,19 +113,32 @@ def write_votes(path: Path | str, votes: Iterable[Vote], pulls: Pulls | None = N
 
 
 def read_pulls(path: Path | str) -> Pulls:
-    """How far the votes of each project were pulled, by a collection folder's (or a named) votes.parquet."""
+    """How far the votes of each project were pulled, by a collection folder's (or a named) votes.parquet.
+
+    Raises UserError for a file that tells something else.
+    """
     path = Path(path)
     path = path if path.suffix == ".parquet" else path / FILE_NAME
     if not path.is_file():
         return {}
-    told = (_table(path).schema.metadata or {}).get(PULLS)
-    return json.loads(told) if told else {}
+    told = (_table(path).schema.metadata or {}).get(PULLS, b"{}")
+    try:
+        pulls = json.loads(told)
+    except ValueError:
+        pulls = None
+    if not isinstance(pulls, dict) or not all(map(_is_pull, pulls.values())):
+        raise UserError(f"{path} does not tell how far its votes were pulled: {DAMAGED}")
+    return pulls
 
 
 def latest_votes(votes: Iterable[Vote]) -> list[Vote]:
     """One vote for each (artwork, annotator, aspect): of two grades the later (without times: the last) counts."""
     by_time = sorted(votes, key=lambda vote: _time(vote.created_at))
     return list({(vote.image_id, vote.annotator, vote.aspect): vote for vote in by_time}.values())
+
+
+def _is_pull(told: object) -> bool:
+    return isinstance(told, dict) and {"id", "created_at"} <= told.keys() and isinstance(told.get("tasks"), dict)
 
 
 def _read_file(path: Path) -> list[Vote]:
@@ -146,9 +161,11 @@ def _table(path: Path) -> "pa.Table":
 
     try:
         return pq.ParquetFile(path).read()
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is not a whole parquet file ({reason}): restore it, or pull the votes again") from None
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow's own have no number
+            raise
+        reason = one_line(str(error), 200)
+        raise UserError(f"{path} is not a whole parquet file ({reason}): {DAMAGED}") from None
 
 
 def _write_parquet(path: Path, votes: Iterable[Vote], pulls: Pulls) -> None:

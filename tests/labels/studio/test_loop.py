@@ -136,6 +136,33 @@ def test_another_config_is_refused_where_there_are_votes(label_studio, artgate, 
     assert artgate(*push, "--labelling", "aspects")[0] == 0
 
 
+def test_a_hostile_prompt_is_shown_as_text_that_can_be_sent(label_studio, artgate, collection):
+    lines = read_lines(collection.root / "metadata.jsonl")
+    for line in lines:
+        line["prompt"] = "a <b>fox</b> \ud800\x1b[31m\u202e"
+    (collection.root / "metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    options = ("--limit", 1, "--labelling", "with_prompt")
+    status, out, err = artgate("label", "push", collection.root, "--project", "shown with it", *options)
+    assert status == 0, err
+    ((_, task),) = by_image(label_studio, project_id(out)).items()
+    assert task["data"]["prompt"] == "a <b>fox</b> [31m"
+
+
+def test_a_remark_that_no_pull_wrote_is_named(label_studio, artgate, collection, people):
+    _, out, _ = artgate("label", "push", collection.root, "--project", "remarked", "--limit", 1)
+    project = project_id(out)
+    people[0].grade(people[0].next_task(project)["id"], "good", comment="fine")
+    pull = ("label", "pull", collection.root, "--project", "remarked")
+    assert artgate(*pull)[0] == 0
+    remarks = collection.root / "remarks.jsonl"
+    whole = remarks.read_text()
+    remarks.write_text(whole + '{"project": "remarked"}\n')
+    status, _, err = artgate(*pull)
+    assert status == 2 and "remarks.jsonl, line 2 is not as a pull writes it: delete that line" in err
+    remarks.write_text("")
+    assert artgate(*pull, "--all")[0] == 0 and remarks.read_text() == whole
+
+
 def test_whatever_people_do_is_pulled_and_counted(label_studio, artgate, collection, people):
     ann, bob, cid = people
     _, out, _ = artgate("label", "push", collection.root, "--project", "done", "--limit", 8, "--labelling", "aspects")

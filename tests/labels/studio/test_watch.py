@@ -71,11 +71,24 @@ def test_what_was_not_learned_is_known_to_the_next_process(tmp_path):
 
 
 def test_a_pull_that_fails_is_told_and_tried_again(tmp_path):
-    trained, told = looked(tmp_path, [UserError("no connection"), votes(5)], [True])
-    assert trained == [1] and told[0] == "votes could not be pulled: no connection"
+    trained, told = looked(tmp_path, [votes(1), UserError("no connection"), votes(5)], [True])
+    assert trained == [2] and told[1] == "votes could not be pulled: no connection"
 
 
-@pytest.mark.parametrize(("enough", "every", "said"), [(0, 60, "votes 0 is below 1"), (1, 0.5, "every 0.5 is below")])
+def test_a_first_pull_that_fails_ends_it(tmp_path):
+    with pytest.raises(UserError, match="no project 'tatse'"):
+        looked(tmp_path, [UserError("no project 'tatse'"), votes(5)], [True])
+
+
+@pytest.mark.parametrize(
+    ("enough", "every", "said"),
+    [
+        (0, 60, "votes 0 is below 1"),
+        (1, 0.5, r"every 0.5 is outside \[1, 604800\] seconds"),
+        (1, float("nan"), "every nan is outside"),
+        (1, float("inf"), "every inf is outside"),
+    ],
+)
 def test_numbers_outside_their_limits_are_refused(tmp_path, enough, every, said):
     with pytest.raises(UserError, match=said):
         Watch(tmp_path, enough, every)

@@ -162,7 +162,7 @@ def _opinions(task: Json, known: Container[str], project: str) -> Iterator[Opini
 
 def _write_remarks(path: Path, title: str, found: _Found) -> int:
     """Bring remarks.jsonl up to what was found, as the votes; how many are of this project."""
-    earlier = read_lines(path)
+    earlier = _earlier_remarks(path)
     others = [line for line in earlier if line.get("project") != title]
     stay = [line for line in earlier if line.get("project") == title and found.keeps(line)]
     own = sorted([*stay, *map(_line, found.remarks)], key=lambda line: line["annotation"])
@@ -170,6 +170,16 @@ def _write_remarks(path: Path, title: str, found: _Found) -> int:
     if lines != earlier or not path.exists():
         write_atomic(path, as_lines(lines))
     return len(own)
+
+
+def _earlier_remarks(path: Path) -> list[Json]:
+    """The lines of remarks.jsonl. Raises UserError for one that does not tell the annotation that it came from."""
+    lines: list[Json] = list(read_lines(path))
+    for number, line in enumerate(lines, start=1):
+        numbers = isinstance(line.get("task"), int) and isinstance(line.get("annotation"), int)
+        if not numbers or not isinstance(line.get("created_at", ""), str):
+            raise UserError(f"{path}, line {number} is not as a pull writes it: delete that line, and pull with --all")
+    return lines
 
 
 def _line(remark: Remark) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
+from artgate.artworks.text import clean_text
 from artgate.errors import UserError
 from artgate.labels.studio.client import Json, Studio
 from artgate.labels.studio.config import IMAGE, PROMPT, SHOWN, Labelling, asks_the_same, interface, label_config
@@ -212,7 +213,7 @@ def _set_overlap(studio: Studio, image_ids: Sequence[str], tasks: Mapping[str, _
 def _task(artwork: Artwork, base: str, labelling: Labelling, prediction: Json | None) -> Json:
     data = {IMAGE: base + artwork.file_name.rpartition("/")[2], "image_id": artwork.image_id}
     if labelling.prompt == SHOWN:
-        data[PROMPT] = artwork.provenance.prompt or ""
+        data[PROMPT] = clean_text(artwork.provenance.prompt)
     return {"data": data} | ({"predictions": [prediction]} if prediction else {})
 
 

@@ -14,6 +14,7 @@ from artgate.errors import UserError
 from artgate.labels.votes import Vote, read_votes, write_votes
 
 FILE_NAME = "learned.parquet"
+LONGEST = 604_800.0  # between two looks, in seconds: a week
 
 Tell = Callable[[str], object]
 
@@ -32,8 +33,11 @@ class Watch:
     def __post_init__(self) -> None:
         if self.enough < 1:
             raise UserError(f"votes {self.enough} is below 1: say after how many new votes to train")
-        if self.every < 1:
-            raise UserError(f"every {self.every:g} is below 1 second: each look asks the server for all votes")
+        if not 1 <= self.every <= LONGEST:
+            raise UserError(
+                f"every {self.every:g} is outside [1, {LONGEST:g}] seconds: give the time between two looks, each of "
+                "which asks the server what has changed"
+            )
 
     def new(self, votes: Sequence[Vote]) -> list[Vote]:
         """Those of the votes that no training has learned from, or learned otherwise."""
@@ -51,7 +55,8 @@ def watch(
 ) -> None:
     """Pull and, when there is enough that is new, train; again and again, or `looks` times.
 
-    pull: the Collection's votes, brought up to date; a UserError of it is told, and the next look tries again.
+    pull: the Collection's votes, brought up to date. A UserError of the first ends it, for it may be of a wrong name or
+    token; one of a later look is told, and the next look tries again.
     train: whether it ended well. After one that did not, the next waits until as many votes more have come.
     """
     failed_at = 0
@@ -61,6 +66,8 @@ def watch(
         try:
             votes = pull()
         except UserError as error:
+            if not look:
+                raise
             tell(f"votes could not be pulled: {error}")
             continue
         new = len(watched.new(votes))
