@@ -63,13 +63,32 @@ def test_what_is_asked_is_told_from_how_it_looks():
         ("aspects: [quality]\ncolour: red", "colour is not a setting"),
         ("aspects: [quality]\ninstructions: none.html", "none.html do not exist"),
         ("[1, 2]", "holds list, not settings"),
-        ("a: [", "mine.yaml: "),
+        ("a: [", "mine.yaml is not YAML"),
+        ("a: \x01", "mine.yaml is not YAML"),
+        ("[" * 50_000, "mine.yaml is not YAML"),
+        (
+            "aspects: [quality]\ninstructions: ../secret.html",
+            "'../secret.html' are not the name",
+        ),
+        ("aspects: [quality]\ninstructions: /etc/passwd", "'/etc/passwd' are not the name"),
+        ("aspects: [quality]\ninstructions: mine.yaml", "'mine.yaml' are not the name of an .html file"),
     ],
 )
 def test_a_file_that_will_not_do_is_named_with_the_cure(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
+        read_labelling(str(path))
+
+
+def test_files_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"aspects: [\xff]")
+    with pytest.raises(UserError, match="mine.yaml is not YAML"):
+        read_labelling(str(path))
+    path.write_text("aspects: [quality]\ninstructions: mine.html")
+    (tmp_path / "mine.html").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="mine.html are not UTF-8 text"):
         read_labelling(str(path))
 
 

@@ -110,6 +110,7 @@ def test_an_edited_annotation_counts_from_its_edit(export: Any) -> None:
     ("text", "message"),
     [
         ("<html>", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ('{"detail": "Invalid token."}', "holds no list of tasks"),
         ('[{"id": 5, "image_id": "a", "quality": "good"}]', "task 5: it lacks its data or its list of annotations"),
         (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from artgate.artworks.text import one_line
 from artgate.errors import UserError
 from artgate.labels.grades import ASPECTS, GRADES
 
@@ -79,18 +80,30 @@ def read_labelling(name: str) -> Labelling:
             f"{path} does not exist (in {FOLDER} there are: {known}): run this in the project's folder, or name a file"
         )
     try:
-        read = yaml.safe_load(path.read_text())
+        read = yaml.safe_load(path.read_bytes())
         if not isinstance(read, Mapping):
             raise UserError(f"it holds {type(read).__name__}, not settings: write one `key: value` a line")
         labelling = validated(Labelling, read)
-    except (UserError, yaml.YAMLError) as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML ({one_line(str(error), 300)}): correct it") from None
     if labelling.instructions:
-        page = path.parent / labelling.instructions
-        if not page.is_file():
-            raise UserError(f"{path}: instructions {page} do not exist: write them, or leave the key out")
-        labelling.instructions = page.read_text()
+        labelling.instructions = _instructions(path, labelling.instructions)
     return labelling
+
+
+def _instructions(path: Path, name: str) -> str:
+    """The text of the file of this name beside a labelling's: no other, for it is sent to a server and shown there."""
+    page = path.with_name(name) if name == Path(name).name and name.endswith(".html") else None
+    if page is None:
+        raise UserError(f"{path}: instructions {name!r} are not the name of an .html file beside it: put one there")
+    if not page.is_file():
+        raise UserError(f"{path}: instructions {page} do not exist: write them, or leave the key out")
+    try:
+        return page.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: instructions {page} are not UTF-8 text: save them as such") from None
 
 
 def label_config(labelling: Labelling) -> str:

@@ -39,7 +39,7 @@ def _read_export(path: Path) -> list[Json]:
         raise UserError(f"{path} does not exist: export the project from Label Studio as JSON and name that file")
     try:
         tasks: Any = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): export the project again, in the format JSON") from None
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise UserError(f"{path} holds no list of tasks: export the project again, in the format JSON")
