@@ -10,14 +10,12 @@ from artgate.artworks.duplicates import RADIUS
 from artgate.errors import UserError
 from artgate.labels.grades import GRADES
 from artgate.scoring.encoders import Encoder
+from artgate.scoring.quick import principal_axes, quick_probabilities
 from artgate.scoring.splits import leakage_groups, make_folds
 
 FOLDS = 5
 # Copies, and pictures of one prompt, would vouch for each other's wrong grades; a creator's other works do not.
 GROUP_BY = ("near_duplicates", "prompt")
-COMPONENTS = 256
-# Inverse strength of the L2 penalty on the principal axes; AGIQA-3K is graded as well with three times more or less.
-PENALTY = 2e-3
 
 
 def second_opinion(
@@ -44,21 +42,10 @@ def second_opinion(
 
 
 def out_of_fold(features: np.ndarray, grades: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Logistic regression on (N, D) features: (N, 3), each row by a model fitted on all folds but its own."""
-    import torch
-    from sklearn.linear_model import LogisticRegression
-
-    from artgate.scoring.heads import fit_projection
-
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(0)
-        # It sees no grade, so it may see every artwork; thousands of features would take minutes a fold.
-        projection = fit_projection(torch.from_numpy(features), COMPONENTS)
-        axes = projection(torch.from_numpy(features)).numpy()
+    """Of (N, D) features: (N, 3), each row by a quick model of all folds but its own."""
+    axes = principal_axes(features)  # they see no grade, so they may see every artwork
     probabilities = np.zeros((len(grades), len(GRADES)))
     for held_out in np.unique(folds):
         own = folds == held_out
-        model = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
-        model.fit(axes[~own], grades[~own])
-        probabilities[np.ix_(own, model.classes_)] = model.predict_proba(axes[own])
+        probabilities[own] = quick_probabilities(axes[~own], grades[~own], axes[own])
     return probabilities
