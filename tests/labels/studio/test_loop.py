@@ -121,6 +121,31 @@ def test_predictions_come_with_confidence_and_are_hidden(label_studio, artgate, 
     assert people[0].call("GET", f"/api/projects/{project}")["show_collab_predictions"] is False
 
 
+def test_later_instructions_reach_a_project_with_votes_and_predictions_are_hidden_again(
+    label_studio, artgate, collection, people, tmp_path
+):
+    labelling = tmp_path / "own.yaml"
+    labelling.write_text("aspects: [quality]\ninstructions: own.html\n")
+    (tmp_path / "own.html").write_text("<p>Be kind.</p>")
+    push = ("label", "push", collection.root, "--project", "instructed", "--limit", 1, "--labelling", labelling)
+    options = ("--show-predictions", "--cache", tmp_path / "features")
+    _, out, _ = artgate(*push, *options)
+    project = project_id(out)
+    people[0].grade(people[0].next_task(project)["id"], "good")
+
+    def shown() -> tuple[str, bool]:
+        told = people[0].call("GET", f"/api/projects/{project}")
+        return told["expert_instruction"], told["show_collab_predictions"]
+
+    assert shown() == ("<p>Be kind.</p>", True)
+    (tmp_path / "own.html").write_text("<p>Be strict.</p>")
+    status, _, err = artgate(*push)
+    assert (status, shown()) == (0, ("<p>Be strict.</p>", False)), err
+    labelling.write_text("aspects: [quality]\n")
+    artgate(*push)
+    assert shown() == ("<p>Be strict.</p>", False), "without instructions those that are there stay"
+
+
 def test_another_config_is_refused_where_there_are_votes(label_studio, artgate, collection, people):
     push = ("label", "push", collection.root, "--project", "asked", "--limit", 2)
     _, out, _ = artgate(*push)

@@ -122,12 +122,13 @@ def _image_base(studio: Studio, collection: Collection, images: str | None) -> s
 def _project(
     studio: Studio, title: str, config: str, labelling: Labelling, overlap: Overlap | None, show_predictions: bool
 ) -> Json:
-    """The project of this name, made where there is none, asking what `config` asks."""
-    looks = {
-        "expert_instruction": labelling.instructions,
-        "show_instruction": bool(labelling.instructions),
-        "show_collab_predictions": show_predictions,
-    }
+    """The project of this name, made where there is none, asking what `config` asks.
+
+    Its instructions are brought up to the labelling's, where that has some, and predictions are hidden or shown.
+    """
+    looks: Json = {"show_collab_predictions": show_predictions}
+    if labelling.instructions:
+        looks |= {"expert_instruction": labelling.instructions, "show_instruction": True}
     usual = overlap.usual if overlap else 1
     made = {"title": title, "label_config": config, "maximum_annotations": usual, **looks}
 
@@ -137,13 +138,16 @@ def _project(
 
     project = studio.patiently(find_or_make)
     if asks_the_same(project["label_config"], config):
-        return project
-    if project.get("total_annotations_number") or project.get("num_tasks_with_annotations"):
+        change = {key: value for key, value in looks.items() if project.get(key) != value}
+    elif project.get("total_annotations_number") or project.get("num_tasks_with_annotations"):
         raise UserError(
             f"project {title!r} has votes and asks or shows something else than this labelling: votes on different "
             "questions must not be mixed; choose another name with --project, or the labelling it was made with"
         )
-    change = {"label_config": config, **looks}
+    else:
+        change = {"label_config": config, **looks}
+    if not change:
+        return project
     return studio.patiently(lambda: studio.send("PATCH", f"api/projects/{project['id']}/", change))
 
 
