@@ -133,7 +133,11 @@ def test_secrets_are_made_once_and_are_for_the_user_alone(tmp_path):
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     assert credentials(tmp_path / "other") != account
     (data / "credentials.json").write_text("{")
-    with pytest.raises(UserError, match="credentials.json is damaged: restore it"):
+    with pytest.raises(UserError, match="credentials.json is damaged, and .*: restore it"):
+        credentials(data)
+    (data / "credentials.json").unlink()
+    (data / "label_studio.sqlite3").touch()
+    with pytest.raises(UserError, match="credentials.json is missing, and .* move the folder away"):
         credentials(data)
 
 

@@ -25,6 +25,8 @@ from artgate.labels.studio.environment import Tell, installed
 
 DATA_VARIABLE = "ARTGATE_LABEL_STUDIO_DATA"
 LOOPBACK = "127.0.0.1"
+DATABASE = "label_studio.sqlite3"
+LOST = "the server's own data knows no password: restore it, or move the folder away to begin with an empty server"
 USUAL_PORT = 8080
 # The first start makes the database: 40 to 120 s on two cores.
 START_SECONDS = 600.0
@@ -95,16 +97,21 @@ def running(data: Path) -> str | None:
 
 
 def credentials(data: Path) -> Credentials:
-    """The account of the server of this data folder, made up at the first call."""
+    """The account of the server of this data folder, made up at the first call.
+
+    Raises UserError if they were lost or damaged since: the server would go on with those that it knows.
+    """
     path = data / "credentials.json"
     if not path.is_file():
+        if (data / DATABASE).exists():
+            raise UserError(f"{path} is missing, and {LOST}")
         _make(data)
         made = Credentials("artgate@localhost.localdomain", secrets.token_urlsafe(12), secrets.token_hex(20))
         _write_secret(path, json.dumps(asdict(made)) + "\n")
     try:
         return Credentials(**json.loads(path.read_text()))
     except (ValueError, TypeError):
-        raise UserError(f"{path} is damaged: restore it; the server's own data knows no password") from None
+        raise UserError(f"{path} is damaged, and {LOST}") from None
 
 
 def _make(data: Path) -> None:
@@ -167,7 +174,7 @@ def _environment(data: Path) -> dict[str, str]:
 
 def _wait(process: "subprocess.Popen[bytes]", url: str, data: Path, tell: Tell) -> None:
     begun = time.monotonic()
-    if not (data / "label_studio.sqlite3").exists():
+    if not (data / DATABASE).exists():
         tell("Making the server's database: one or two minutes, once.")
     while not _answers(url):
         if process.poll() is not None or time.monotonic() - begun > START_SECONDS:
