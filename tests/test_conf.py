@@ -16,6 +16,7 @@ from artgate.generation.prompts import CandidateSource, PromptsConfig
 from artgate.generation.upscaler_config import UpscalerConfig
 from artgate.scoring.config import TrainConfig
 
+LABEL_GROUPS = {"labelling"}  # tests/labels/studio/test_config.py reads each
 TRAIN_GROUPS = {"data", "encoder", "head", "trainer", "logger", "paths"}
 EXPERIMENTS = {"agiqa3k": "train", "agiqa3k_final": "train", "sample": "train", "demo": "generate"}
 # What a choice leaves to the user, as any would be given.
@@ -33,14 +34,14 @@ def choices() -> list[str]:
     return [f"{path.parent.name}={path.stem}" for path in files]
 
 
-GENERATE = [c for c in choices() if c.split("=")[0] not in {*TRAIN_GROUPS, "experiment"}]
+GENERATE = [c for c in choices() if c.split("=")[0] not in {*LABEL_GROUPS, *TRAIN_GROUPS, "experiment"}]
 TRAIN = [c for c in choices() if c.split("=")[0] in TRAIN_GROUPS]
 EXPERIMENT = [c for c in choices() if c.startswith("experiment=")]
 
 
 def test_every_group_is_known():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    known = set(GenerateConfig.__dataclass_fields__) | TRAIN_GROUPS | {"experiment"}
+    known = set(GenerateConfig.__dataclass_fields__) | LABEL_GROUPS | TRAIN_GROUPS | {"experiment"}
     assert groups <= known
     assert {c.removeprefix("experiment=") for c in EXPERIMENT} == set(EXPERIMENTS)
 
