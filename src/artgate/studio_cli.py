@@ -55,7 +55,9 @@ def serve(
 def push(
     collection: CollectionArgument,
     project: ProjectOption,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many by the chosen order, those in the project included.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first so many of the order, those already there too.")
+    ] = None,
     by: Annotated[By, typer.Option(help="Which artworks are sent, and graded, first.")] = By.RANDOM,
     seed: Annotated[int, typer.Option(help="Of what is chosen by chance.")] = 0,
     labelling: Annotated[str, typer.Option(help="What is asked: a name in conf/labelling, or a file.")] = "default",
