@@ -122,29 +122,34 @@ class CollectionPipeline:
         await self._drop(item.reason, item.detail, where, address)
 
     async def _find(self, item: Found) -> Artwork:
-        if item.address in self.known:
-            self._count("held")
-            raise DropItem(f"held already: {item.address}", log_level="DEBUG")
+        self._pass_over_known(item)
         stratum = item.page.stratum if item.page else ""
-        # Two places on the site for one address: only the first to come is to fetch it.
-        self.known.add(item.address)
+        if self._is_ending() or not await self.spider.quotas.take(stratum):
+            self._leave(item)
         kept = False
         try:
-            if self._is_ending() or not await self.spider.quotas.take(stratum):
-                self._leave(item)
+            self._pass_over_known(item)  # by now
+            # Two places on the site for one address: only the first to have a place in its stratum is to fetch it. One
+            # that still waits for a place may be left, and must not keep another stratum from it.
+            self.known.add(item.address)
             try:
                 # The spiders of files bound themselves how many they give.
                 async with self.in_hand if item.read is None else nullcontext():
                     artwork = await self._keep(item, stratum)
                 kept = True
-            finally:
-                self.spider.quotas.give_back(stratum, kept)
-        except Undecided:
-            self.known.discard(item.address)
-            raise
+            except Undecided:
+                self.known.discard(item.address)
+                raise
+        finally:
+            self.spider.quotas.give_back(stratum, kept)
         if self.spider.quotas.reached:
             self._end("target-reached", f"the target of {self.spider.target} artworks is reached")
         return artwork
+
+    def _pass_over_known(self, item: Found) -> None:
+        if item.address in self.known:
+            self._count("held")
+            raise DropItem(f"held already: {item.address}", log_level="DEBUG")
 
     async def _keep(self, item: Found, stratum: str) -> Artwork:
         if self._is_ending():  # by now
