@@ -78,7 +78,6 @@ def push(
 ) -> None:
     """Send artworks to people: as tasks of a Label Studio project, made if need be. Again: only what is new."""
     from artgate.artworks.collection import Collection
-    from artgate.errors import UserError
     from artgate.labels.studio.client import Studio
     from artgate.labels.studio.config import read_labelling
     from artgate.labels.studio.overlap import Overlap
@@ -100,7 +99,7 @@ def push(
         f"{done.overlapping} are for several annotators"
     )
     if by in (By.DISAGREEMENT, By.SUSPECTS) and done.there and overlap is None:
-        typer.echo("those that were there are graded by one more person with --overlap", err=True)
+        typer.echo("those that were there ask for further votes only with a higher --overlap", err=True)
     typer.echo(done.url)
 
 
