@@ -94,7 +94,7 @@ def curve(database: Database, votes: int, own_split: bool, name: str, seed: int)
     """(R,) quadratic kappa on the test after each round, of one strategy and one draw of the votes."""
     test = database.test(seed if own_split else FIXED)
     ids, axes, asked = database.image_ids[~test], database.axes[~test], database.axes[test]
-    graded = np.digitize(database.means[test], AGIQA3K_CUTS)
+    graded = np.digitize(database.means[test], AGIQA3K_CUTS["quality"])
     labels = simulated_labels(database.means[~test], database.stds[~test], votes, seed)
     row_of = {image_id: row for row, image_id in enumerate(ids.tolist())}
     labelled, probabilities, kappas = np.array([], dtype=int), None, []
@@ -110,7 +110,7 @@ def curve(database: Database, votes: int, own_split: bool, name: str, seed: int)
 def simulated_labels(means: np.ndarray, stds: np.ndarray, votes: int, seed: int) -> np.ndarray:
     """(N,) grades 0 to 2: the median of so many votes, each a draw from the raters' normal distribution."""
     drawn = np.random.default_rng(seed).normal(means, stds, (votes, len(means)))
-    return np.sort(np.digitize(drawn, AGIQA3K_CUTS), axis=0)[votes // 2]
+    return np.sort(np.digitize(drawn, AGIQA3K_CUTS["quality"]), axis=0)[votes // 2]
 
 
 def _random(pool: Pool, count: int) -> list[str]:

@@ -64,7 +64,7 @@ def test_hand_rounded_probabilities_are_made_to_sum_to_one() -> None:
         ({"image_id": "b", "quality": "good"}, "'good' is not three probabilities"),
         ({"image_id": "", "quality": [0, 0, 1]}, "image_id '' is not a name"),
         ({"quality": [0, 0, 1]}, "image_id is missing"),
-        ({"image_id": "b", "beauty": [0, 0, 1]}, "beauty is unknown: the keys are attributes, image_id"),
+        ({"image_id": "b", "beauty": [0, 0, 1]}, "beauty is unknown: the keys are alignment, attributes, image_id"),
         ({"image_id": "b", "quality": [0, 0, 1], "votes": -1}, "votes -1 is not a count"),
     ],
 )

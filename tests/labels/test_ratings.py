@@ -54,10 +54,18 @@ def test_soft_grades_of_unanimous_raters_are_hard() -> None:
     assert grades_from_ratings([rating(2.5, std=0)], soft=True)["a"]["quality"].tolist() == [0, 1, 0]
 
 
-def test_alignment_is_no_grade() -> None:
-    grades = grades_from_ratings([rating(2.5), rating(4, aspect="alignment"), rating(4, "b", aspect="alignment")])
+def test_each_aspect_is_cut_on_its_own_scale() -> None:
+    ratings = [rating(2.3), rating(2.3, aspect="alignment"), rating(4, "b", aspect="alignment")]
+    grades = grades_from_ratings(ratings)
+    assert grades["a"]["quality"].tolist() == [0, 1, 0]
+    assert grades["a"]["alignment"].tolist() == [1, 0, 0]
+    assert list(grades["b"]) == ["alignment"]
+    assert grades.votes == {"a": 1}, "how many rated quality"
+
+
+def test_an_aspect_without_cuts_is_no_grade() -> None:
+    grades = grades_from_ratings([rating(2.5), rating(4, "b", aspect="alignment")], cuts={"quality": (2.0, 3.0)})
     assert list(grades) == ["a"]
-    assert list(grades["a"]) == ["quality"]
 
 
 @pytest.mark.parametrize(
@@ -80,9 +88,9 @@ def test_a_bad_line_is_named_with_its_value(tmp_path: Path, change: dict[str, An
 @pytest.mark.parametrize("cuts", [(3.08, 2.25), (2.0, 2.0), (float("nan"), 1.0), (1.0, float("inf"))])
 def test_cuts_must_grow(cuts: tuple[float, float]) -> None:
     with pytest.raises(UserError, match="are not two growing numbers"):
-        grades_from_ratings([rating(2.5)], cuts=cuts)
+        grades_from_ratings([rating(2.5)], cuts={"quality": cuts})
 
 
 def test_no_ratings_of_a_graded_aspect_is_an_error() -> None:
-    with pytest.raises(UserError, match="0 ratings are of a graded aspect"):
-        grades_from_ratings([rating(4, aspect="alignment")])
+    with pytest.raises(UserError, match="0 ratings are of an aspect with cuts"):
+        grades_from_ratings([rating(4, aspect="rationality")])

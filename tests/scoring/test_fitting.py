@@ -113,6 +113,23 @@ def test_missing_aspects_do_not_reach_the_other():
     assert accuracy(head, data, range(350, 400)) > 0.7
 
 
+def test_an_artwork_graded_in_one_aspect_teaches_nothing_to_another():
+    """Whatever is said of the quality of artworks without another grade, what is learnt of the other stays."""
+    data = examples()
+    two = torch.cat([data.targets, data.targets], 1)
+    two[100:300, 1] = float("nan")
+    contrary = two.clone()
+    contrary[100:300, 0] = two[100:300, 0][:, [0, 2, 1]]  # good and average change places: as many decisions as before
+    trainer = replace(TRAINER, class_balance=False)
+    fitted = [
+        fit_head(Examples(data.features, t, t, data.generators), range(300), None, LINEAR, trainer, 1, last_epoch=4)[0]
+        for t in (two, contrary)
+    ]
+    once, again = (head(data.features) for head in fitted)
+    assert torch.equal(once[:, 1], again[:, 1])
+    assert (once[:, 0] - again[:, 0]).abs().mean() > 0.1
+
+
 def test_balance_finds_a_rare_grade():
     rng = np.random.default_rng(0)
     grades = np.array([0] * 380 + [2] * 20)

@@ -22,7 +22,7 @@ def config(folder, **changes):
         "importer": None,
         "grades": "auto",
         "consensus": "majority",
-        "cuts": [2.25, 3.08],
+        "cuts": {"quality": [2.25, 3.08], "alignment": [2.0, 3.5]},
         "soft": 0.0,
         "aspects": ["quality"],
         "fractions": Fractions(0.5, 0.15, 0.15, 0.2),
@@ -100,10 +100,30 @@ def test_ratings_are_cut_into_grades_and_kept_as_opinions(sample, tmp_path):
     assert graded.opinions.tolist() == pytest.approx(list(means.values()))
     assert graded.targets[:, 0].argmax(1).tolist() == [int(m >= 2.25) + int(m >= 3.08) for m in means.values()]
     assert np.array_equal(graded.lessons, graded.targets)
+    both = read_graded(config(collection.root, grades="ratings", aspects=["quality", "alignment"]), tmp_path)
+    aligned = [5 - mean for mean in means.values()]
+    assert both.aspect_opinions[:, 1].tolist() == pytest.approx(aligned), "each aspect its own rating"
+    assert both.opinions.tolist() == graded.opinions.tolist()
+    assert both.targets[:, 1].argmax(1).tolist() == [int(a >= 2.0) + int(a >= 3.5) for a in aligned], "and its own cuts"
     soft = read_graded(config(collection.root, grades="ratings", soft=0.5), tmp_path)
     assert np.array_equal(soft.targets, graded.targets), "what is measured stays sharp"
     middle = list(means.values())[24]
     assert soft.lessons[24, 0, 0] == pytest.approx(NormalDist(middle, 0.25).cdf(2.25), abs=1e-6)
+
+
+def test_an_aspect_of_some_artworks_is_unknown_of_the_others_and_of_none_an_error(own, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(own.root, folder)
+    grades = Grades.load(own.root)
+    first, *_ = ids = list(grades)
+    Grades({i: dict(grades[i]) | ({"alignment": [0, 0.5, 0.5]} if i == first else {}) for i in ids}).save(folder)
+    graded = read_graded(config(folder, aspects=["quality", "alignment"]), tmp_path)
+    row = graded.image_ids.index(first)
+    assert graded.aspect_opinions[row, 1] == 1.5
+    assert np.isnan(np.delete(graded.aspect_opinions[:, 1], row)).all()
+    assert not np.isnan(graded.opinions).any()
+    with pytest.raises(UserError, match="0 artworks with a grade of rationality .*leave it out of data.aspects"):
+        read_graded(config(folder, aspects=["quality", "rationality"]), tmp_path)
 
 
 def test_missing_grades_are_told_with_their_cure(sample, own, tmp_path):
@@ -134,7 +154,8 @@ def test_too_few_or_one_sided_grades_are_told_with_numbers(sample, tmp_path):
         ({"aspects": ["attributes"]}, "must begin with quality"),
         ({"aspects": ["quality", "beauty"]}, "'beauty' is not one of"),
         ({"group_by": ["style"]}, "'style' is not one of"),
-        ({"cuts": [3.0, 2.0]}, "two rising ratings"),
+        ({"cuts": {"quality": [3.0, 2.0]}}, "data.cuts.quality .* two rising ratings"),
+        ({"cuts": {"beauty": [2.0, 3.0]}}, "'beauty' is not one of"),
         ({"duplicate_radius": 99}, r"99 is outside \[0, 40\]"),
         ({"folds": 1}, r"1 is outside \[2, 50\]"),
     ],

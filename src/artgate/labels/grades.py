@@ -11,7 +11,7 @@ from artgate.errors import UserError
 from artgate.labels.records import check_keys, check_name, check_number, read_records, records_file, write_records
 
 GRADES = ("poor", "average", "good")
-ASPECTS = ("quality", "attributes", "rationality")
+ASPECTS = ("quality", "attributes", "rationality", "alignment")
 FILE_NAME = "grades.jsonl"
 # How far the three probabilities of a line may be from summing to 1: hand-rounded to two digits is fine.
 SUM_TOLERANCE = 0.02

@@ -23,10 +23,8 @@ from artgate.labels.records import (
 )
 
 FILE_NAME = "ratings.jsonl"
-# What people may rate: the graded aspects, and how well the picture fits its prompt (kept, but never made a grade).
-RATED_ASPECTS = (*ASPECTS, "alignment")
-# Terciles of AGIQA-3K's mos_quality (0 bad to about 4.5 excellent).
-AGIQA3K_CUTS = (2.25, 3.08)
+# Terciles of AGIQA-3K's mos_quality and mos_align (0 bad to about 4.5 excellent).
+AGIQA3K_CUTS: Mapping[str, tuple[float, float]] = {"quality": (2.25, 3.08), "alignment": (2.32, 3.08)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Rating:
 
     def __post_init__(self) -> None:
         check_name("image_id", self.image_id)
-        check_choice("aspect", self.aspect, RATED_ASPECTS)
+        check_choice("aspect", self.aspect, ASPECTS)
         check_number("mean", self.mean, -1e6, 1e6)
         check_number("std", self.std, 0, 1e6)
         check_name("name", self.raters_name)
@@ -64,26 +62,28 @@ def write_ratings(path: Path | str, ratings: Iterable[Rating]) -> Path:
 
 
 def grades_from_ratings(
-    ratings: Iterable[Rating], cuts: tuple[float, float] = AGIQA3K_CUTS, soft: bool = False
+    ratings: Iterable[Rating], cuts: Mapping[str, tuple[float, float]] = AGIQA3K_CUTS, soft: bool = False
 ) -> Grades:
-    """Grades by cutting the scale: poor below cuts[0], good from cuts[1] on. `alignment` is left out.
+    """Grades by cutting each aspect's scale: poor below its first cut, good from its second on.
 
+    cuts: aspect -> (poor ends, good begins). Ratings of an aspect without cuts are left out.
     An artwork rated under several names counts once. Hard: all the mass on the grade of the mean of its means. Soft:
     the share of raters in each grade, were they normally distributed with the rating's mean and std.
     `Grades.votes` counts ratings of quality (each a mean over many people).
-    Raises UserError if the cuts are not two growing numbers, or no rating is of a graded aspect.
+    Raises UserError if an aspect's cuts are not two growing numbers, or no rating is of an aspect with cuts.
     """
-    if len(cuts) != 2 or not -math.inf < cuts[0] < cuts[1] < math.inf:
-        raise UserError(f"cuts {tuple(cuts)} are not two growing numbers: give (poor ends, good begins)")
+    for aspect, own in cuts.items():
+        if len(own) != 2 or not -math.inf < own[0] < own[1] < math.inf:
+            raise UserError(f"cuts of {aspect} {tuple(own)} are not two growing numbers: give (poor ends, good begins)")
     groups: dict[tuple[str, str], list[Rating]] = defaultdict(list)
     for rating in ratings:
-        if rating.aspect in ASPECTS:
+        if rating.aspect in cuts:
             groups[rating.image_id, rating.aspect].append(rating)
     if not groups:
-        raise UserError(f"0 ratings are of a graded aspect and at least 1 is needed: rate {', '.join(ASPECTS)}")
+        raise UserError(f"0 ratings are of an aspect with cuts and at least 1 is needed: rate {', '.join(cuts)}")
     probabilities: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for (image_id, aspect), group in groups.items():
-        probabilities[image_id][aspect] = _soft(group, cuts) if soft else _hard(group, cuts)
+        probabilities[image_id][aspect] = _soft(group, cuts[aspect]) if soft else _hard(group, cuts[aspect])
     counts = {image_id: len(group) for (image_id, aspect), group in groups.items() if aspect == "quality"}
     return Grades(probabilities, counts)
 

@@ -15,7 +15,7 @@ from artgate.artworks.files import as_lines, read_lines, replacing
 from artgate.errors import UserError
 from artgate.labels.consensus import consensus
 from artgate.labels.grades import ASPECTS, Grades
-from artgate.labels.ratings import RATED_ASPECTS, read_ratings
+from artgate.labels.ratings import read_ratings
 from artgate.labels.votes import read_votes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def export_metadata(
 
     Each line has what metadata.jsonl says but the file's name (and, unless `with_prompts`, prompts and parameters);
     "" is what is not known, and a licence that is not known says `unknown`. Of `label_file` come the columns:
-    grades.jsonl and votes.parquet or votes.jsonl (joined by majority): `quality`, `attributes`, `rationality`, each
+    grades.jsonl and votes.parquet or votes.jsonl (joined by majority): the aspects, each
     [poor, average, good], and `votes`; ratings.jsonl: `<aspect>_mean` and `<aspect>_std`. Null where there is none.
     Raises UserError for another suffix, a missing folder, and labels that cannot be read.
     """
@@ -94,7 +94,7 @@ def _of_ratings(path: Path) -> tuple[tuple[str, ...], Labels]:
         labels[rating.image_id].setdefault(f"{rating.aspect}_mean", rating.mean)
         labels[rating.image_id].setdefault(f"{rating.aspect}_std", rating.std)
     given = {column for own in labels.values() for column in own}
-    columns = [f"{aspect}_{kind}" for aspect in RATED_ASPECTS for kind in ("mean", "std")]
+    columns = [f"{aspect}_{kind}" for aspect in ASPECTS for kind in ("mean", "std")]
     return tuple(column for column in columns if column in given), labels
 
 

@@ -48,7 +48,7 @@ class DataConfig:
     importer: str | None
     grades: str
     consensus: str
-    cuts: list[float]
+    cuts: dict[str, list[float]]
     soft: float
     aspects: list[str]
     fractions: Fractions
@@ -74,8 +74,10 @@ class DataConfig:
             raise UserError(
                 f"data.aspects {self.aspects} must begin with quality (the score) and name each aspect once"
             )
-        if len(self.cuts) != 2 or not self.cuts[0] < self.cuts[1]:
-            raise UserError(f"data.cuts {self.cuts} must be two rising ratings, as in [2.25,3.08]")
+        _check_choices("data.cuts", self.cuts, ASPECTS)
+        for aspect, cuts in self.cuts.items():
+            if len(cuts) != 2 or not cuts[0] < cuts[1]:
+                raise UserError(f"data.cuts.{aspect} {cuts} must be two rising ratings, as in [2.25,3.08]")
         _check_range("data.soft", self.soft, 0, 1)
         _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
         _check_range("data.folds", self.folds, 2, 50)

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a folder that will not do is told within
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,8 +36,9 @@ class GradedArtworks:
     aspects: A of them, quality first. everything: all artworks, graded or not: any may link two graded ones.
     targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded; lessons: the same as a head is
     taught them, ratings with some of the raters' spread (`soft`), for a rating next to a cut is hardly a grade.
-    opinions: (N,) what people thought of quality, as fine as there is: the mean rating where there are ratings, else
-    the expected grade. absent: how many more have a grade of quality, and no image in the collection.
+    aspect_opinions: (N, A) what people thought of each, as fine as there is: the mean rating where there are ratings,
+    else the expected grade; NaN where an aspect is ungraded. absent: how many more have a grade of quality, and no
+    image in the collection.
     votes: on quality, whatever it is graded by; None where the collection has none.
     """
 
@@ -46,7 +48,7 @@ class GradedArtworks:
     aspects: tuple[str, ...]
     targets: np.ndarray
     lessons: np.ndarray
-    opinions: np.ndarray
+    aspect_opinions: np.ndarray
     graded_by: str
     absent: int
     votes: Ballots | None
@@ -55,6 +57,11 @@ class GradedArtworks:
     def image_ids(self) -> list[str]:
         """(N,) in the order of `targets`."""
         return [artwork.image_id for artwork in self.artworks]
+
+    @property
+    def opinions(self) -> np.ndarray:
+        """(N,) of quality, which every artwork has."""
+        return self.aspect_opinions[:, 0]
 
     @property
     def generators(self) -> list[str | None]:
@@ -78,17 +85,15 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
     """
     collection = _open(config, collections)
     graded_by = _choose_source(config, collection.root)
-    grades, lessons, opinions = _grades(config, collection.root, graded_by)
+    grades, lessons, ratings = _grades(config, collection.root, graded_by)
     everything = list(collection)
     artworks = [artwork for artwork in everything if "quality" in grades.get(artwork.image_id, ())]
     image_ids = [artwork.image_id for artwork in artworks]
     targets = grades.array(image_ids, config.aspects)
     _check_enough(collection.root, graded_by, targets)
-    found = np.array(
-        [opinions.get(artwork.image_id, np.nan) for artwork in artworks]
-        if opinions
-        else targets[:, 0] @ np.arange(len(GRADES))
-    )
+    _check_each_aspect(collection.root, graded_by, config.aspects, targets)
+    expected = targets @ np.arange(len(GRADES))  # (N, A)
+    opinions = [[ratings.get((image_id, aspect), np.nan) for aspect in config.aspects] for image_id in image_ids]
     return GradedArtworks(
         collection,
         everything,
@@ -96,7 +101,7 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
         tuple(config.aspects),
         targets,
         lessons.array(image_ids, config.aspects),
-        found,
+        np.array(opinions) if ratings else expected,
         graded_by,
         sum("quality" in aspects for aspects in grades.values()) - len(artworks),
         _votes(collection.root),
@@ -129,8 +134,8 @@ def _choose_source(config: DataConfig, root: Path) -> str:
     )
 
 
-def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades, dict[str, float]]:
-    """The grades, the grades to teach, and the mean rating of quality of those artworks that have ratings."""
+def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades, dict[tuple[str, str], float]]:
+    """The grades, the grades to teach, and where there are ratings their mean for each (image_id, aspect)."""
     if source == "grades":
         grades = Grades.load(root)
         return grades, grades, {}
@@ -142,15 +147,14 @@ def _grades(config: DataConfig, root: Path, source: str) -> tuple[Grades, Grades
     from artgate.labels.ratings import grades_from_ratings, read_ratings
 
     ratings = read_ratings(root)
-    means: dict[str, list[float]] = {}
+    means: dict[tuple[str, str], list[float]] = {}
     for rating in ratings:
-        if rating.aspect == "quality":
-            means.setdefault(rating.image_id, []).append(rating.mean)
-    low, high = config.cuts
-    grades = grades_from_ratings(ratings, (low, high))
+        means.setdefault((rating.image_id, rating.aspect), []).append(rating.mean)
+    cuts = {aspect: (low, high) for aspect, (low, high) in config.cuts.items()}
+    grades = grades_from_ratings(ratings, cuts)
     spread = [replace(rating, std=rating.std * config.soft) for rating in ratings]
-    lessons = grades_from_ratings(spread, (low, high), soft=True)
-    return grades, lessons, {image_id: float(np.mean(own)) for image_id, own in means.items()}
+    lessons = grades_from_ratings(spread, cuts, soft=True)
+    return grades, lessons, {key: float(np.mean(own)) for key, own in means.items()}
 
 
 def _votes(root: Path) -> Ballots | None:
@@ -158,6 +162,16 @@ def _votes(root: Path) -> Ballots | None:
         return None
     told = ballots(read_votes(root), "quality")
     return told if len(told) else None
+
+
+def _check_each_aspect(root: Path, source: str, aspects: Sequence[str], targets: np.ndarray) -> None:
+    for aspect, graded in zip(aspects, ~np.isnan(targets[..., 0]).T, strict=True):
+        if not graded.any():
+            cure = f"grade it, give data.cuts.{aspect}," if source == "ratings" else "grade it"
+            raise UserError(
+                f"{root} has 0 artworks with a grade of {aspect} in {' and '.join(GRADE_FILES[source])}: {cure} "
+                "or leave it out of data.aspects"
+            )
 
 
 def _check_enough(root: Path, source: str, targets: np.ndarray) -> None:

@@ -137,7 +137,8 @@ def _measure(
         if known.any():
             own = targets[known, column]
             made_by = [generator for generator, graded_too in zip(generators, known, strict=True) if graded_too]
-            others[aspect] = evaluate(fit.probabilities[known, column], own, own @ np.arange(len(GRADES)), made_by)
+            thought = graded.aspect_opinions[fit.rows][known, column]
+            others[aspect] = evaluate(fit.probabilities[known, column], own, thought, made_by)
     return {
         "seed": settings.seed,
         "measured_on": "held-out folds" if settings.final else "test split",

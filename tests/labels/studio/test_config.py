@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from artgate.errors import UserError
+from artgate.labels.grades import ASPECTS
 from artgate.labels.studio.config import Labelling, asks_the_same, interface, label_config, read_labelling
 
 CONF = Path(__file__).parents[3] / "conf" / "labelling"
@@ -36,6 +37,13 @@ def test_grades_have_hotkeys_and_only_the_first_aspect_is_required():
     assert list(root.iter("TextArea")) and not list(root.iter("Text"))
 
 
+def test_all_aspects_can_be_asked_for_beside_the_prompt():
+    root = ElementTree.fromstring(label_config(Labelling(list(ASPECTS), prompt="shown")))
+    grades = {tag.get("name"): [choice.get("hotkey") for choice in tag] for tag in root.iter("Choices")}
+    assert grades["rationality"] == ["7", "8", "9"]
+    assert grades["alignment"] == [None, None, None], "there are nine digits"
+
+
 def test_what_is_asked_is_told_from_how_it_looks():
     config = label_config(Labelling(["quality"], ["hands"]))
     assert asks_the_same(config, config.replace("would you publish it?", "is it good?").replace("\n", ""))
@@ -56,6 +64,7 @@ def test_what_is_asked_is_told_from_how_it_looks():
     ("text", "message"),
     [
         ("aspects: [beauty]", "aspects: 'beauty' is not one of quality, attributes, rationality"),
+        ("aspects: [quality, alignment]", "alignment is to the prompt, and prompt is 'hidden': set prompt: shown"),
         ("aspects: []", "aspects is empty: ask for at least one"),
         ("aspects: [quality, quality]", "names something twice"),
         ("aspects: [quality]\ndefects: [hands, '']", "names something twice, or nothing"),

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 FOLDER = Path("conf/labelling")
 SHOWN, HIDDEN = "shown", "hidden"
-# The best first, as the hotkeys go: 1 2 3 for the first aspect, 4 5 6 for the second, 7 8 9 for the third.
+# The best first, as the hotkeys go: 1 2 3 for the first aspect, 4 5 6 for the second, 7 8 9 for the third; a fourth has
+# none.
 SHOWN_GRADES = tuple(reversed(GRADES))
 QUESTIONS = {
     "quality": "Quality: would you publish it?",
     "attributes": "Attributes: light, colour, sharpness, composition",
     "rationality": "Rationality: does what is shown make sense?",
+    "alignment": "Alignment: is it what the prompt asks for?",
 }
 IMAGE, PROMPT, DEFECTS, COMMENT = "image", "prompt", "defects", "comment"
 # The picture as large as the window allows, the questions beside it, so that no grade lies below the window's edge.
@@ -62,6 +64,8 @@ class Labelling:
                 raise UserError(f"aspects: {aspect!r} is not one of {', '.join(ASPECTS)}: correct it")
         if self.prompt not in (SHOWN, HIDDEN):
             raise UserError(f"prompt {self.prompt!r} is not one of {SHOWN}, {HIDDEN}: choose one of them")
+        if "alignment" in self.aspects and self.prompt != SHOWN:
+            raise UserError(f"alignment is to the prompt, and prompt is {self.prompt!r}: set prompt: {SHOWN}")
         for key, values in (("aspects", self.aspects), ("defects", self.defects)):
             if len(set(values)) < len(values) or not all(value.strip() for value in values):
                 raise UserError(f"{key} {values} names something twice, or nothing: name each once")
@@ -129,7 +133,8 @@ def label_config(labelling: Labelling) -> str:
         if number == 0:
             grades.set("requiredMessage", f"Grade the {aspect} (keys 1, 2, 3), or skip the picture.")
         for grade in SHOWN_GRADES:
-            SubElement(grades, "Choice", value=grade, hotkey=next(hotkeys))
+            key = next(hotkeys, None)
+            SubElement(grades, "Choice", {"value": grade} | ({"hotkey": key} if key else {}))
     if labelling.defects:
         SubElement(questions, "Header", value="Defects that you see", size="5")
         defects = SubElement(questions, "Choices", name=DEFECTS, toName=IMAGE, choice="multiple", showInline="true")
