@@ -105,6 +105,11 @@ class Encoder:
         self._network.to(memory_format=torch.channels_last)
         self.dim = self._measure_dim()
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """What turns normalised (B, 3, size, size) float32 views of one size into their part of the features."""
+        return self._network
+
     def preprocess(self, image: Image.Image) -> tuple[Tensor, ...]:
         """One (size, size, 3) uint8 tensor a size, on the CPU: safe and meant to run in a loader's workers."""
         return self.preprocessing(image)
