@@ -36,6 +36,7 @@ def evaluate(
         "accuracy": float(np.mean(graded == predicted)),
         "auroc_good": auroc(graded == len(GRADES) - 1, probabilities[:, -1]),
         "ece": expected_calibration_error(probabilities, graded),
+        "classwise_ece": classwise_calibration_error(probabilities, graded),
         "nll": float(-np.mean((targets * np.log(probabilities.clip(1e-12))).sum(1))),
         "within_generator_srcc": within_generator_srcc(expected, ratings, generators),
     }
@@ -82,6 +83,18 @@ def expected_calibration_error(probabilities: np.ndarray, graded: np.ndarray) ->
     """Mean gap between the likeliest grade's probability and how often it is right (Naeini et al., 2015)."""
     rows = reliability(probabilities.max(1), probabilities.argmax(1) == graded)
     return sum(count * abs(confidence - right) for confidence, right, count in rows) / len(graded)
+
+
+def classwise_calibration_error(probabilities: np.ndarray, graded: np.ndarray) -> float:
+    """Mean over the grades of the gap between a grade's probability and how often it is right (Kull et al., 2019)."""
+    return float(
+        np.mean([grade_calibration_error(probabilities[:, k], graded == k) for k in range(probabilities.shape[1])])
+    )
+
+
+def grade_calibration_error(probability: np.ndarray, came_true: np.ndarray) -> float:
+    """The gap between (N,) probabilities of one grade and how often it came true, over equal bins of [0, 1]."""
+    return sum(count * abs(said - came) for said, came, count in reliability(probability, came_true)) / len(came_true)
 
 
 def within_generator_srcc(expected: np.ndarray, ratings: np.ndarray, generators: Sequence[str | None]) -> float | None:
