@@ -26,7 +26,7 @@ from artgate.scoring.splits import frozen_splits, leakage_groups, make_folds
 
 if TYPE_CHECKING:
     from artgate.scoring.encoders import Encoder
-    from artgate.scoring.fitting import Fit
+    from artgate.scoring.fitting import Examples, Fit
 
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 MASK = "(not written down)"
@@ -44,7 +44,8 @@ def train(cfg: DictConfig) -> Metrics:
     """
     settings = validated(TrainConfig, cfg)
     graded = read_graded(settings.data, Path(settings.paths.collections))
-    parts = _divide(graded, settings)
+    groups = leakage_groups(graded.everything, settings.data.group_by, settings.data.duplicate_radius)
+    parts = _divide(graded, groups, settings)
     run = Path(settings.paths.run)
     run.mkdir(parents=True, exist_ok=True)
     write_atomic(run / "config.yaml", yaml.safe_dump(_without_secrets(asdict(settings)), sort_keys=False))
@@ -55,7 +56,8 @@ def train(cfg: DictConfig) -> Metrics:
 
     encoder = build_encoder({**settings.encoder, "device": settings.device})
     with open_tracker(settings.logger, run, _without_secrets(asdict(settings))) as tracker:
-        fit = _fit(graded, parts, encoder, settings, tracker.logger)
+        examples = _examples(graded, encoder, settings)
+        fit = _fit(examples, parts, settings, tracker.logger)
         metrics = _measure(graded, fit, encoder, settings, parts)
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         where = _save(graded, fit, encoder, metrics, run, tracker)
@@ -63,10 +65,9 @@ def train(cfg: DictConfig) -> Metrics:
     return metrics
 
 
-def _divide(graded: GradedArtworks, settings: TrainConfig) -> list[str]:
+def _divide(graded: GradedArtworks, groups: Mapping[str, str], settings: TrainConfig) -> list[str]:
     """The part of every graded artwork: a split, or the number of a fold if the scorer is final; "" is left out."""
     data = settings.data
-    groups = leakage_groups(graded.everything, data.group_by, data.duplicate_radius)
     own = {image_id: groups[image_id] for image_id in graded.image_ids}
     if settings.final:
         found = {image_id: str(fold) for image_id, fold in make_folds(own, data.folds, settings.seed).items()}
@@ -100,11 +101,11 @@ def _check_learnable(graded: GradedArtworks, parts: Sequence[str], final: bool) 
             )
 
 
-def _fit(graded: GradedArtworks, parts: Sequence[str], encoder: "Encoder", settings: TrainConfig, logger: Any) -> "Fit":
+def _examples(graded: GradedArtworks, encoder: "Encoder", settings: TrainConfig) -> "Examples":
     import torch
 
     from artgate.scoring.features import extract_features
-    from artgate.scoring.fitting import Examples, fit_on_all, fit_on_splits
+    from artgate.scoring.fitting import Examples
 
     data = settings.data
     features = extract_features(
@@ -116,7 +117,12 @@ def _fit(graded: GradedArtworks, parts: Sequence[str], encoder: "Encoder", setti
         data.minibatch,
     )
     targets, lessons = torch.from_numpy(graded.targets), torch.from_numpy(graded.lessons)
-    examples = Examples(torch.from_numpy(features), targets, lessons, graded.generators)
+    return Examples(torch.from_numpy(features), targets, lessons, graded.generators)
+
+
+def _fit(examples: "Examples", parts: Sequence[str], settings: TrainConfig, logger: Any) -> "Fit":
+    from artgate.scoring.fitting import fit_on_all, fit_on_splits
+
     if settings.final:
         folds = [int(part) for part in parts]
         return fit_on_all(examples, folds, settings.head, settings.trainer, settings.seed, logger)
