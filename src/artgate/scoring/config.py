@@ -49,6 +49,7 @@ class DataConfig:
     grades: str
     consensus: str
     cuts: dict[str, list[float]]
+    raters: int | None
     soft: float
     aspects: list[str]
     fractions: Fractions
@@ -78,6 +79,8 @@ class DataConfig:
         for aspect, cuts in self.cuts.items():
             if len(cuts) != 2 or not cuts[0] < cuts[1]:
                 raise UserError(f"data.cuts.{aspect} {cuts} must be two rising ratings, as in [2.25,3.08]")
+        if self.raters is not None:
+            _check_range("data.raters", self.raters, 1, 1_000_000)
         _check_range("data.soft", self.soft, 0, 1)
         _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
         _check_range("data.folds", self.folds, 2, 50)
@@ -129,6 +132,20 @@ class TrainerConfig:
 
 
 @dataclass
+class ReportConfig:
+    """What the run tells beside its figures. without: generators that the figures are given without, once more."""
+
+    resamples: int
+    without: list[str]
+    group_gap: bool
+
+    def __post_init__(self) -> None:
+        _check_range("report.resamples", self.resamples, 100, 100_000)
+        if not all(self.without):
+            raise UserError(f"report.without {self.without} has an empty name: name generators, as in [glide]")
+
+
+@dataclass
 class LoggerConfig:
     """Where the run is recorded."""
 
@@ -164,6 +181,7 @@ class TrainConfig:
     encoder: dict[str, Any]
     head: HeadConfig
     trainer: TrainerConfig
+    report: ReportConfig
     logger: LoggerConfig
     paths: PathsConfig
 
