@@ -138,6 +138,25 @@ def area_under_roc(positive: np.ndarray, score: np.ndarray) -> Callable[[np.ndar
     return area
 
 
+def judgement_figures(
+    judged: np.ndarray, opinions: np.ndarray, cuts: tuple[float, float], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """How well judgements foretell opinions: SRCC, and after cutting both into grades QWK and macro-F1, (b,) each.
+
+    judged: (b, N), another for each resample. opinions: (N,). weights: (b, N).
+    """
+    graded, guessed = np.digitize(opinions, cuts), np.digitize(judged, cuts)  # (N,), (b, N)
+    confusion = np.zeros((len(judged), len(GRADES), len(GRADES)))
+    for row, column in np.ndindex(*confusion.shape[1:]):
+        confusion[:, row, column] = (weights * ((graded == row) & (guessed == column))).sum(1)
+    order = np.argsort(judged, axis=1)
+    own = np.take_along_axis(weights, order, axis=1)
+    ranks = np.empty_like(own)
+    np.put_along_axis(ranks, order, own.cumsum(1) - own / 2, axis=1)
+    srcc = _correlation(weights, ranks, _ranker(opinions)(weights))
+    return {"srcc": srcc, "qwk": _kappa(confusion), "macro_f1": _macro_f1(confusion)}
+
+
 def calibration_by_chance(probabilities: np.ndarray, draws: int, seed: int) -> dict[str, dict[str, float]]:
     """The calibration errors that these (N, K) probabilities would show if they were exactly true.
 
