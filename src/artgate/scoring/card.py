@@ -44,11 +44,25 @@ grade = the median of the probabilities. Made by artgate's `{command or "train.p
 ## Limits
 - It knows the taste of those who graded its data, and images like those. On other generators, subjects, sizes, file
   formats or compression its ranking is weaker, and its probabilities need not hold: grade some of your own and measure.
-- It looks at the image alone, not at whether the image fits its prompt.
+- {_prompts(metrics.get("inputs", {}))}
 - Near one generator's images the rank within the generator counts, and that is lower than the figure over all of them.
 - The probabilities are calibrated on average over data like its own. They certify nothing about a threshold.
 - It is for choosing among generated artworks. It is not made to judge people, nor photographs of them.
 """
+
+
+def _prompts(inputs: Mapping[str, str]) -> str:
+    if inputs.get("alignment") == "image and prompt":
+        return (
+            "Alignment is to the prompt, which it reads; without a prompt it says nothing of alignment. All else is "
+            "told by the image alone."
+        )
+    if "alignment" in inputs:
+        return (
+            "Its encoder reads no prompts: alignment is what the image alone suggests, as pictures that look right "
+            "often fit their prompt too. It cannot tell that a picture shows something else than was asked for."
+        )
+    return "It looks at the image alone, not at whether the image fits its prompt."
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:

@@ -9,17 +9,19 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor
 
 from artgate.config import validated
 from artgate.errors import UserError
 from artgate.scoring.backbones import FEATURES, Backbone, embedded_backbone, timm_backbone
 from artgate.scoring.preprocessing import FITS, Preprocessing
+from artgate.scoring.weights import first_line, weights_sha256
 
 KINDS = ("open_clip", "timm", "embedded")
 PRECISIONS = ("float32", "bfloat16")
@@ -37,7 +39,9 @@ class EncoderConfig:
     """What there is to set.
 
     model: name in open_clip or timm. pretrained: open_clip's tag. checkpoint: a local weights file instead of a
-    download. features: `last` pooled layer, mean and std of all `stages`, or `last+stages` (not open_clip).
+    download. tokenizer: a local folder with the tokenizer's files instead of a download, where open_clip's does not
+    come with it; of use only where prompts are read. features: `last` pooled layer, mean and std of all `stages`, or
+    `last+stages` (not open_clip).
     sizes: sides of the square views in pixels; None is the model's own. fit: `squash` or `crop` to a square; None is
     open_clip's own way, and squash otherwise. precision: bfloat16 is faster where the hardware has it.
     device: `auto`, or torch's name of one.
@@ -47,6 +51,7 @@ class EncoderConfig:
     model: str | None = None
     pretrained: str | None = None
     checkpoint: str | None = None
+    tokenizer: str | None = None
     features: str | None = None
     sizes: list[int] | None = None
     fit: str | None = None
@@ -72,18 +77,24 @@ class EncoderConfig:
             )
 
 
-def build_encoder(config: Mapping[str, Any]) -> "Encoder":
+def build_encoder(config: Mapping[str, Any], tuned: Mapping[str, Tensor] | None = None) -> "Encoder":
     """The encoder that `config` (the keys of `EncoderConfig`) describes, with real weights, ready on its device.
 
+    tuned: all weights of its network (`Encoder.network`) as fine-tuning left them, instead of those it began from,
+    which then need not be there.
     Raises UserError, with the cure, for a wrong setting and for weights that are missing or do not fit.
     """
     settings = validated(EncoderConfig, config, "encoder")
-    backbone = _backbone(settings)
+    backbone = _backbone(settings, bare=tuned is not None)
+    if tuned is not None:
+        backbone = _tuned(backbone, tuned)
     sizes = settings.sizes or ([224, 448] if settings.kind == "embedded" else [backbone.size])
     preprocessing = Preprocessing(
         tuple(sizes), backbone.mean, backbone.std, backbone.interpolation, settings.fit or backbone.fit
     )
-    return Encoder(backbone, preprocessing, asdict(settings))
+    # A key that came later stays out where it says nothing: what holds the configs of older scorers still fits them.
+    known = {key: value for key, value in asdict(settings).items() if key != "tokenizer" or value is not None}
+    return Encoder(backbone, preprocessing, known, tuned=tuned is not None)
 
 
 class Encoder:
@@ -92,14 +103,15 @@ class Encoder:
     An image's features do not depend on what else is in its minibatch (to 1e-5).
     name: the model and its tag. dim: D. config: rebuilds the encoder. fingerprint: hex sha256 over all that features
     depend on (name, weights, preprocessing, sizes, feature recipe, normalisation, precision), and not on where the
-    weights came from, nor on the device.
+    weights came from, nor on the device. tuned: whether fine-tuning changed the weights, which then go with the scorer.
     """
 
-    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, config: dict[str, Any]):
+    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, config: dict[str, Any], tuned: bool = False):
         self.name = backbone.name
+        self.tuned = tuned
         self.preprocessing = preprocessing
         self.config = config
-        self.device = _device(config["device"])
+        self.device = torch_device(config["device"])
         self.fingerprint = _fingerprint(backbone, preprocessing, config["precision"])
         self._network = backbone.network.eval().requires_grad_(False).to(self.device)
         self._network.to(memory_format=torch.channels_last)
@@ -109,6 +121,13 @@ class Encoder:
     def network(self) -> torch.nn.Module:
         """What turns normalised (B, 3, size, size) float32 views of one size into their part of the features."""
         return self._network
+
+    def tuned_weights(self) -> bytes:
+        """All weights as the bytes of a .safetensors file: float16 where that is exact, else float32."""
+        state = {key: value.detach().cpu().contiguous() for key, value in self._network.state_dict().items()}
+        halved = {key: value.half() for key, value in state.items()}
+        exact = all(torch.equal(halved[key].to(value.dtype), value) for key, value in state.items())
+        return save(halved if exact else state)
 
     def preprocess(self, image: Image.Image) -> tuple[Tensor, ...]:
         """One (size, size, 3) uint8 tensor a size, on the CPU: safe and meant to run in a loader's workers."""
@@ -122,10 +141,17 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, minibatch: Sequence[Tensor]) -> Tensor:
         """minibatch: one (B, size, size, 3) uint8 tensor a size. Returns (B, D) float32 on the CPU."""
-        views = [self.preprocessing.normalise(view.to(self.device, non_blocking=True)) for view in minibatch]
         with self._arithmetic():
-            features = [torch.cat([self._network(part).float() for part in self._passes(view)]) for view in views]
-        return torch.cat(features, dim=1).cpu()  # (B, D)
+            return self.features(minibatch, self._network).cpu()  # (B, D)
+
+    def features(self, minibatch: Sequence[Tensor], network: torch.nn.Module) -> Tensor:
+        """What `encode` does, with a network of the same shape in place of its own, on the encoder's device.
+
+        Differentiable, under whatever arithmetic the caller sets: it is what fine-tuning calls.
+        """
+        views = [self.preprocessing.normalise(view.to(self.device, non_blocking=True)) for view in minibatch]
+        features = [torch.cat([network(part).float() for part in self._passes(view)]) for view in views]
+        return torch.cat(features, dim=1)  # (B, D)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """(N, D) float32 features of RGB images, on the CPU; no images give (0, D)."""
@@ -159,15 +185,26 @@ class Encoder:
             ) from error
 
 
-def _backbone(settings: EncoderConfig) -> Backbone:
+def _backbone(settings: EncoderConfig, bare: bool) -> Backbone:
+    """The network of `settings`; bare: without weights, for tuned ones to be laid in."""
     if settings.kind == "open_clip":
         # open_clip takes seconds to import, and the other kinds do without it.
         from artgate.scoring.clip_backbones import open_clip_backbone
 
-        return open_clip_backbone(str(settings.model), settings.pretrained, settings.checkpoint)
+        return open_clip_backbone(str(settings.model), settings.pretrained, settings.checkpoint, bare)
     if settings.kind == "timm":
-        return timm_backbone(str(settings.model), settings.checkpoint, settings.features or "last")
-    return embedded_backbone(settings.checkpoint, settings.features or "last+stages")
+        return timm_backbone(str(settings.model), settings.checkpoint, settings.features or "last", bare)
+    return embedded_backbone(settings.checkpoint, settings.features or "last+stages", bare)
+
+
+def _tuned(backbone: Backbone, weights: Mapping[str, Tensor]) -> Backbone:
+    try:
+        backbone.network.load_state_dict({key: value.float() for key, value in weights.items()})
+    except RuntimeError as error:
+        raise UserError(
+            f"the tuned weights are not those of {backbone.name} ({first_line(error)}): copy the scorer again"
+        ) from None
+    return replace(backbone, weights_sha256=weights_sha256(backbone.network))
 
 
 def _fingerprint(backbone: Backbone, preprocessing: Preprocessing, precision: str) -> str:
@@ -185,7 +222,8 @@ def _fingerprint(backbone: Backbone, preprocessing: Preprocessing, precision: st
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU where torch finds one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,13 +1,14 @@
 """Encoder, head and calibration as one artefact: image -> Score. What crosses from scoring to generation.
 
 The folder holds `scorer.json` (encoder, grades, aspects, calibration, what it learnt from and how well),
-`head.safetensors` (weights in float16) and `README.md`, the model card.
+`head.safetensors` (weights in float16) and `README.md`, the model card; where the encoder was fine-tuned,
+`encoder.safetensors` with all of its weights; where the prompt is read, `alignment.safetensors`, the head that does.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from artgate.scoring.calibration import Calibration
 from artgate.scoring.encoders import Encoder, build_encoder
 from artgate.scoring.heads import OrdinalHead
 from artgate.scoring.metrics import predicted_grade
+from artgate.scoring.text_encoders import PROMPTED, TextEncoder, build_text_encoder, joint_dim, joint_features
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CARD = "scorer.json", "head.safetensors", "README.md"
+TUNED, ALIGNMENT = "encoder.safetensors", "alignment.safetensors"
 # The keys of scorer.json that scores depend on.
 IDENTITY = ("encoder", "grades", "aspects", "head", "calibration", "weights_sha256")
+# Those that only some scorers have.
+FURTHER = ("tuned_sha256", "prompted")
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,36 @@ class Score:
     """What a scorer thinks of one image.
 
     score: expected grade of quality / 2, in [0, 1], from calibrated probabilities. grade: quality's median.
-    probabilities: of quality's grades. aspects: the same for every aspect the scorer knows, quality included.
+    probabilities: of quality's grades. aspects: the same for every aspect the scorer knows, quality included; alignment
+    is absent where the scorer reads prompts and was given none. prompt_read: whether alignment is to a prompt that was
+    read; if not, it is what the image alone suggests.
     """
 
     score: float
     grade: str
     probabilities: dict[str, float]
     aspects: dict[str, dict[str, float]]
+    prompt_read: bool = False
+
+
+@dataclass(frozen=True)
+class PromptedHead:
+    """Alignment: a text tower, and a head of one aspect on `joint_features` of image and prompt, calibrated."""
+
+    text: TextEncoder
+    head: OrdinalHead
+    calibration: Calibration
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(N, D) image features, N prompts -> (N, K) probabilities."""
+        return self.calibration(self.head(joint_features(images, self.text.encode(prompts))))[:, 0]
 
 
 class Scorer:
     """Scores images; made by `train.py`, or read with `Scorer.load`.
 
-    description: what else `scorer.json` tells: training data, metrics, and so on.
+    aspects: those that the image alone decides, in the head's order. description: what else `scorer.json` tells:
+    training data, metrics, and so on. prompted: where there is one, it alone tells alignment, and only to a prompt.
     """
 
     def __init__(
@@ -59,13 +81,17 @@ class Scorer:
         calibration: Calibration,
         aspects: Sequence[str],
         description: dict[str, Any] | None = None,
+        prompted: PromptedHead | None = None,
     ):
         self.encoder = encoder
         self.head = head.eval()
         self.calibration = calibration
         self.aspects = tuple(aspects)
         self.description = description or {}
+        self.prompted = prompted
         self.head.round_to_half()  # what is saved is what scores
+        if prompted:
+            prompted.head.eval().round_to_half()
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "Scorer":
@@ -76,7 +102,9 @@ class Scorer:
         """
         folder = Path(path)
         read = _read_description(folder)
-        encoder = build_encoder({**read["encoder"]["config"], "device": device})
+        config = {**read["encoder"]["config"], "device": device}
+        tuned = _read_weights(folder, read["tuned_sha256"], TUNED) if "tuned_sha256" in read else None
+        encoder = build_encoder(config, tuned)
         if encoder.fingerprint != read["encoder"]["fingerprint"]:
             raise UserError(
                 f"{folder} learnt from encoder {read['encoder']['name']} {read['encoder']['fingerprint'][:12]}, and "
@@ -84,22 +112,16 @@ class Scorer:
                 "install the weights it learnt from, or train the scorer again"
             )
         head = OrdinalHead(read["encoder"]["dim"], len(read["aspects"]), len(GRADES), **read["head"])
-        weights = _read_weights(folder, read["weights_sha256"])
-        try:
-            head.load_state_dict({key: value.float() for key, value in weights.items()})
-        except RuntimeError:
-            raise UserError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: copy the folder again") from None
-        calibration = Calibration(
-            tuple(read["calibration"]["temperature"]), tuple(tuple(bias) for bias in read["calibration"]["bias"])
-        )
-        return cls(encoder, head, calibration, read["aspects"], read["description"])
+        _lay_in(head, folder, read["weights_sha256"], WEIGHTS)
+        prompted = _read_prompted(folder, read["prompted"], config, encoder.dim) if "prompted" in read else None
+        return cls(encoder, head, _calibration(read["calibration"]), read["aspects"], read["description"], prompted)
 
     def save(self, path: str | Path, card: str = "") -> Path:
         """Write the folder; `card` becomes its README.md. Returns the folder."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = self._weights()
-        identity = self._identity(weights)
+        weights = _weights(self.head)
+        identity = self._identity()
         record = {
             "format": FORMAT,
             "fingerprint": _fingerprint(identity),
@@ -107,6 +129,10 @@ class Scorer:
             "description": self.description,
         }
         write_atomic(folder / WEIGHTS, weights)
+        if self.encoder.tuned:
+            write_atomic(folder / TUNED, self.encoder.tuned_weights())
+        if self.prompted:
+            write_atomic(folder / ALIGNMENT, _weights(self.prompted.head))
         write_atomic(folder / CARD, card)
         write_atomic(folder / DESCRIPTION, json.dumps(record, indent=1) + "\n")
         return folder
@@ -114,21 +140,36 @@ class Scorer:
     @property
     def fingerprint(self) -> str:
         """Hex sha256 over all that scores depend on."""
-        return _fingerprint(self._identity(self._weights()))
+        return _fingerprint(self._identity())
 
-    def __call__(self, images: Sequence[Image.Image]) -> list[Score]:
-        """Score RGB images; an image's score does not depend on its neighbours (to 1e-5)."""
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str | None] | None = None) -> list[Score]:
+        """Score RGB images; an image's score does not depend on its neighbours (to 1e-5).
+
+        prompts: of each image, where known. Only alignment depends on them.
+        """
         if not images:
             return []
         with torch.inference_mode():
-            return self.score_features(self.encoder.encode_images(list(images)))
+            return self.score_features(self.encoder.encode_images(list(images)), prompts)
 
-    def score_features(self, features: Any) -> list[Score]:
-        """Score (N, D) features of the scorer's encoder."""
+    def score_features(self, features: Any, prompts: Sequence[str | None] | None = None) -> list[Score]:
+        """Score (N, D) features of the scorer's encoder; prompts as in `__call__`: N of them, or ValueError."""
         features = torch.as_tensor(features, dtype=torch.float32, device="cpu")
+        if prompts is not None and len(prompts) != len(features):
+            raise ValueError(f"{len(prompts)} prompts are not one for each of {len(features)} images")
         with torch.inference_mode():
             probabilities = self.calibration(self.head(features))  # (N, A, K)
-        return [self._score(row) for row in probabilities]
+            scores = [self._score(row) for row in probabilities]
+            return self._with_alignment(scores, features, prompts) if self.prompted and prompts else scores
+
+    def _with_alignment(self, scores: list[Score], features: Tensor, prompts: Sequence[str | None]) -> list[Score]:
+        known = [row for row, prompt in enumerate(prompts) if prompt]
+        if self.prompted and known:
+            told = self.prompted(features[known], [prompts[row] or "" for row in known])  # (M, K)
+            for row, probabilities in zip(known, told.tolist(), strict=True):
+                alignment = {PROMPTED: dict(zip(GRADES, probabilities, strict=True))}
+                scores[row] = replace(scores[row], aspects=scores[row].aspects | alignment, prompt_read=True)
+        return scores
 
     def _score(self, probabilities: Tensor) -> Score:
         named = {
@@ -141,12 +182,8 @@ class Scorer:
         grade = GRADES[int(predicted_grade(np.array([list(quality.values())]))[0])]
         return Score(score, grade, quality, named)
 
-    def _weights(self) -> bytes:
-        halved = {name for name, _ in self.head.named_parameters()}
-        state = self.head.state_dict().items()
-        return save({key: (value.half() if key in halved else value).contiguous() for key, value in state})
-
-    def _identity(self, weights: bytes) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
+        tuned = {"tuned_sha256": _sha256(self.encoder.tuned_weights())} if self.encoder.tuned else {}
         return {
             "encoder": {
                 "name": self.encoder.name,
@@ -158,7 +195,9 @@ class Scorer:
             "aspects": list(self.aspects),
             "head": self.head.config,
             "calibration": asdict(self.calibration),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": _sha256(_weights(self.head)),
+            **tuned,
+            **({"prompted": _prompted_identity(self.prompted)} if self.prompted else {}),
         }
 
 
@@ -168,7 +207,7 @@ def default_scorer_path() -> Path:
 
 
 def _fingerprint(record: Mapping[str, Any]) -> str:
-    identity = {key: record[key] for key in IDENTITY}
+    identity = {key: record[key] for key in (*IDENTITY, *FURTHER) if key in IDENTITY or key in record}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,8 +231,52 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return read
 
 
-def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
+def _prompted_identity(prompted: PromptedHead) -> dict[str, Any]:
+    return {
+        "text": {"name": prompted.text.name, "dim": prompted.text.dim, "fingerprint": prompted.text.fingerprint},
+        "head": prompted.head.config,
+        "calibration": asdict(prompted.calibration),
+        "weights_sha256": _sha256(_weights(prompted.head)),
+    }
+
+
+def _read_prompted(folder: Path, read: Mapping[str, Any], config: Mapping[str, Any], dim: int) -> PromptedHead:
+    text = build_text_encoder(config)
+    if text is None or text.fingerprint != read["text"]["fingerprint"]:
+        raise UserError(
+            f"{folder} learnt from prompts as {read['text']['name']} {read['text']['fingerprint'][:12]} reads them, "
+            f"and here that name builds {text.fingerprint[:12] if text else 'none'} (other weights or tokenizer): "
+            "install those it learnt from, or train the scorer again"
+        )
+    head = OrdinalHead(joint_dim(dim, text.dim), 1, len(GRADES), **read["head"])
+    _lay_in(head, folder, read["weights_sha256"], ALIGNMENT)
+    return PromptedHead(text, head, _calibration(read["calibration"]))
+
+
+def _calibration(read: Mapping[str, Any]) -> Calibration:
+    return Calibration(tuple(read["temperature"]), tuple(tuple(bias) for bias in read["bias"]))
+
+
+def _weights(head: OrdinalHead) -> bytes:
+    halved = {name for name, _ in head.named_parameters()}
+    state = head.state_dict().items()
+    return save({key: (value.half() if key in halved else value).contiguous() for key, value in state})
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _lay_in(head: OrdinalHead, folder: Path, sha256: str, name: str) -> None:
+    weights = _read_weights(folder, sha256, name)
+    try:
+        head.load_state_dict({key: value.float() for key, value in weights.items()})
+    except RuntimeError:
+        raise UserError(f"{folder / name} does not fit {DESCRIPTION}: copy the folder again") from None
+
+
+def _read_weights(folder: Path, sha256: str, name: str) -> dict[str, Tensor]:
+    path = folder / name
     data = path.read_bytes() if path.is_file() else b""
     try:
         if hashlib.sha256(data).hexdigest() == sha256:
