@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -58,7 +57,7 @@ def train(cfg: DictConfig) -> Metrics:
     with open_tracker(settings.logger, run, _without_secrets(asdict(settings))) as tracker:
         examples = _examples(graded, encoder, settings)
         fit = _fit(examples, parts, settings, tracker.logger)
-        metrics = _measure(graded, fit, encoder, settings, parts)
+        metrics = _measure(graded, groups, parts, examples, fit, encoder, settings)
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         where = _save(graded, fit, encoder, metrics, run, tracker)
     _print_results(metrics, where | ({"W&B": tracker.where} if tracker.where else {}))
@@ -87,6 +86,7 @@ def _divide(graded: GradedArtworks, groups: Mapping[str, str], settings: TrainCo
         )
     parts = [found.get(image_id, "") for image_id in graded.image_ids]
     _check_learnable(graded, parts, settings.final)
+    _check_generators(graded, settings.report.without)
     return parts
 
 
@@ -99,6 +99,18 @@ def _check_learnable(graded: GradedArtworks, parts: Sequence[str], final: bool) 
                 f"all {len(learnt)} artworks to learn from are {', '.join(grades)}: grade more of the others, "
                 "or divide the artworks otherwise (data.fractions, data.group_by, seed)"
             )
+
+
+def _check_generators(graded: GradedArtworks, without: Sequence[str]) -> None:
+    made_by = {generator for generator in graded.generators if generator}
+    for name in without:
+        if name not in made_by:
+            raise UserError(
+                f"report.without names {name!r}, which made none of the graded artworks: name some of "
+                f"{', '.join(sorted(made_by)) or 'none (no generator is known)'}, or leave it empty"
+            )
+    if without and not set(graded.generators) - set(without):
+        raise UserError(f"report.without {list(without)} leaves no artwork to measure on: name fewer generators")
 
 
 def _examples(graded: GradedArtworks, encoder: "Encoder", settings: TrainConfig) -> "Examples":
@@ -131,30 +143,20 @@ def _fit(examples: "Examples", parts: Sequence[str], settings: TrainConfig, logg
 
 
 def _measure(
-    graded: GradedArtworks, fit: "Fit", encoder: "Encoder", settings: TrainConfig, parts: Sequence[str]
+    graded: GradedArtworks,
+    groups: Mapping[str, str],
+    parts: Sequence[str],
+    examples: "Examples",
+    fit: "Fit",
+    encoder: "Encoder",
+    settings: TrainConfig,
 ) -> Metrics:
-    from artgate.scoring.metrics import evaluate
+    from artgate.scoring.measuring import measure
 
-    generators = [graded.generators[row] for row in fit.rows]
-    targets, opinions = graded.targets[fit.rows], graded.opinions[fit.rows]
-    others = {}
-    for column, aspect in enumerate(graded.aspects[1:], start=1):
-        known = ~np.isnan(targets[:, column, 0])
-        if known.any():
-            own = targets[known, column]
-            made_by = [generator for generator, graded_too in zip(generators, known, strict=True) if graded_too]
-            thought = graded.aspect_opinions[fit.rows][known, column]
-            others[aspect] = evaluate(fit.probabilities[known, column], own, thought, made_by)
     return {
         "seed": settings.seed,
         "measured_on": "held-out folds" if settings.final else "test split",
-        "scorer": evaluate(fit.probabilities[:, 0], targets[:, 0], opinions, generators),
-        "other_aspects": others,
-        "baselines": {
-            name: evaluate(probabilities, targets[:, 0], opinions, generators)
-            for name, probabilities in fit.baselines.items()
-        },
-        "people": _beside_people(graded, fit),
+        **measure(graded, groups, parts, examples, fit, settings),
         "data": {
             "graded_by": graded.graded_by,
             "digest": graded.digest,
@@ -166,18 +168,6 @@ def _measure(
         "calibration": asdict(fit.calibration),
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "features": encoder.dim},
     }
-
-
-def _beside_people(graded: GradedArtworks, fit: "Fit") -> Metrics | None:
-    """How far scorer and people agree, and people among themselves; None without votes."""
-    if graded.votes is None:
-        return None
-    from artgate.scoring.metrics import predicted_grade
-    from artgate.scoring.people import beside_people
-
-    image_ids = [graded.image_ids[row] for row in fit.rows]
-    consensus = graded.targets[fit.rows, 0].argmax(1)
-    return dict(beside_people(graded.votes, image_ids, consensus, predicted_grade(fit.probabilities[:, 0])))
 
 
 def _save(
