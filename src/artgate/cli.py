@@ -114,6 +114,30 @@ def score(
 
 
 @app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The folder to write: model.onnx, model.json, score.py.")],
+    scorer: ScorerOption = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or int8: smaller, faster, and a little different.")
+    ] = "float32",
+    images: Annotated[
+        Path | None, typer.Option(help="For int8: a folder of images such as will be scored, 128 or more.")
+    ] = None,
+) -> None:
+    """Write a scorer as one ONNX model that runs without torch, and a program that scores with it."""
+    from artgate.scoring.scorer import Scorer, default_scorer_path
+
+    read = Scorer.load(scorer or default_scorer_path())
+    from artgate.scoring.export import export_scorer
+
+    told = export_scorer(read, out, precision, images)
+    typer.echo(
+        f"{out / 'model.onnx'} in {precision}, at most {told['largest_difference']:.1e} from the scorer; "
+        f"score with `artgate score --scorer {out}`, or without artgate: `python {out / 'score.py'} picture.png`"
+    )
+
+
+@app.command()
 def embed(
     collection: CollectionArgument,
     out: Annotated[Path, typer.Option(help="The .npz file to write: image_ids (N,), features (N, D), fingerprint.")],
