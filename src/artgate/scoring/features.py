@@ -1,27 +1,22 @@
 """(N, D) features of a Collection's artworks: computed once, kept by image_id and encoder fingerprint."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from artgate.artworks.collection import Collection
 from artgate.errors import UserError
 from artgate.scoring.encoders import Encoder
 from artgate.scoring.feature_store import Features, FeatureStore
+from artgate.scoring.streams import on_all_cores
 
 SHARD_SECONDS = 10.0  # what a kill may cost
 
 Computed = Iterator[tuple[list[str], Features]]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def extract_features(
@@ -57,39 +52,16 @@ def extract_features(
 def _computed(
     collection: Collection, encoder: Encoder, image_ids: Sequence[str], workers: int, minibatch: int
 ) -> Generator[tuple[list[str], Features]]:
-    """(ids, (n, D)) a minibatch, in order.
-
-    On a CPU every thread does a whole minibatch, with its share of the cores: reading, decoding and encoding of
-    different minibatches overlap, and no core waits for another as they do within one parallel forward pass.
-    """
+    """(ids, (n, D)) a minibatch, in order."""
     chunks = [list(image_ids[start : start + minibatch]) for start in range(0, len(image_ids), minibatch)]
-    cores = torch.get_num_threads()
-    workers = workers or min(cores, 8)
 
     def features_of(chunk: list[str]) -> Features:
         views = [encoder.preprocess(collection.image(collection[image_id])) for image_id in chunk]
         padding = [views[-1]] * (minibatch - len(views))
         return encoder.encode(encoder.collate(views + padding))[: len(chunk)].numpy()
 
-    if not chunks:
-        return
-    threads = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (max(1, cores // workers),))
-    try:
-        yield from zip(chunks, _in_order(threads, features_of, chunks, ahead=2 * workers), strict=True)
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(cores)
-
-
-def _in_order(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """As `threads.map`, but never more than `ahead` items before the consumer, so that memory stays bounded."""
-    running: deque[Future[R]] = deque()
-    for item in items:
-        running.append(threads.submit(function, item))
-        if len(running) == ahead:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+    with closing(on_all_cores(features_of, chunks, workers)) as found:
+        yield from zip(chunks, found, strict=True)
 
 
 def _in_shards(computed: Computed) -> Computed:
