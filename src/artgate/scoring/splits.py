@@ -96,7 +96,7 @@ def leakage_groups(artworks: Sequence[Artwork], by: Sequence[str], radius: int) 
     if "near_duplicates" in by:
         labels.append(group_artworks(artworks, radius).tolist())
     if "prompt" in by:
-        labels.append([" ".join((artwork.provenance.prompt or "").casefold().split()) or None for artwork in artworks])
+        labels.append([prompt_key(artwork.provenance.prompt) for artwork in artworks])
     if "creator" in by:
         labels.append([artwork.provenance.creator or None for artwork in artworks])
     component = _components(len(artworks), labels)
@@ -104,6 +104,11 @@ def leakage_groups(artworks: Sequence[Artwork], by: Sequence[str], radius: int) 
     for artwork, number in zip(artworks, component, strict=True):
         names[number] = min(names.get(number, artwork.image_id), artwork.image_id)
     return {artwork.image_id: names[number] for artwork, number in zip(artworks, component, strict=True)}
+
+
+def prompt_key(prompt: str | None) -> str | None:
+    """What two prompts share that are one; None where there is none."""
+    return " ".join((prompt or "").casefold().split()) or None
 
 
 def _components(count: int, labels: Iterable[Sequence[Hashable]]) -> list[int]:
