@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> Metrics:
     _print_data(graded, parts)
 
     from artgate.scoring.encoders import build_encoder
+    from artgate.scoring.learnt import learnt_from, write_learnt
     from artgate.scoring.tracking import open_tracker
 
     encoder = build_encoder({**settings.encoder, "device": settings.device})
@@ -58,6 +59,7 @@ def train(cfg: DictConfig) -> Metrics:
         examples = _examples(graded, encoder, settings)
         fit = _fit(examples, parts, settings, tracker.logger)
         metrics = _measure(graded, groups, parts, examples, fit, encoder, settings)
+        metrics["learnt"] = write_learnt(run / "scorer", learnt_from(graded.artworks, parts))
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         where = _save(graded, fit, encoder, metrics, run, tracker)
     _print_results(metrics, where | ({"W&B": tracker.where} if tracker.where else {}))
