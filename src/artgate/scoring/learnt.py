@@ -68,7 +68,7 @@ def learnt_from(artworks: Sequence[Artwork], parts: Sequence[str]) -> Learnt:
 
 
 def write_learnt(folder: Path, learnt: Learnt) -> dict[str, Any]:
-    """Write the file into a scorer's folder; returns what the scorer's description is to say of it under "learnt"."""
+    """Write the file into a scorer's folder; returns what metrics.json is to say of it under "learnt"."""
     columns = {name: getattr(learnt, name) for name in (*WIDTHS, "pdq_quality")}
     data = save(columns, metadata={"parts": json.dumps(learnt.parts)})
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def read_learnt(folder: Path, description: Mapping[str, Any]) -> Learnt:
 
     Raises UserError where the scorer does not tell, and where the file is missing, damaged or another scorer's.
     """
-    told = description.get("learnt")
+    told = description.get("metrics", {}).get("learnt")
     if not isinstance(told, Mapping):
         raise UserError(
             f"{folder} does not tell which artworks it learnt from (an earlier artgate made it): train it again"
