@@ -15,6 +15,8 @@ IMPORTERS = ("agiqa3k",)
 GRADE_SOURCES = ("auto", "grades", "votes", "ratings")
 CONSENSUS = ("majority", "dawid-skene")
 HEADS = ("linear", "mlp")
+FINETUNE_MODES = ("none", "last", "all", "lora")
+FINETUNE_PRECISIONS = ("auto", "float32", "bfloat16")
 LOGGERS = ("wandb", "none")
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -146,6 +148,65 @@ class ReportConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """How a picture is changed before each look at it. Chances and shares are in [0, 1], quality in [1, 100]."""
+
+    flip: float
+    least_crop: float
+    resize: float
+    compress: float
+    least_quality: int
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "resize", "compress"):
+            _check_range(f"finetune.augment.{name}", getattr(self, name), 0, 1)
+        _check_range("finetune.augment.least_crop", self.least_crop, 0.3, 1)
+        _check_range("finetune.augment.least_quality", self.least_quality, 1, 100)
+
+
+@dataclass
+class FinetuneConfig:
+    """How the encoder learns with the head. mode: none, last (so many groups of layers), all, lora."""
+
+    mode: str
+    groups: int
+    epochs: int
+    patience: int
+    minibatch: int
+    accumulate: int
+    learning_rate: float
+    layer_decay: float
+    head_learning_rate: float
+    weight_decay: float
+    warmup: float
+    average_decay: float
+    precision: str
+    checkpointing: bool
+    workers: int
+    augment: AugmentConfig
+    rank: int
+    alpha: int
+
+    def __post_init__(self) -> None:
+        _check_choices("finetune.mode", [self.mode], FINETUNE_MODES)
+        _check_choices("finetune.precision", [self.precision], FINETUNE_PRECISIONS)
+        _check_range("finetune.groups", self.groups, 1 if self.mode == "last" else 0, 1000)
+        _check_range("finetune.epochs", self.epochs, 1, 10_000)
+        _check_range("finetune.patience", self.patience, 1, 10_000)
+        _check_range("finetune.minibatch", self.minibatch, 1, 4096)
+        _check_range("finetune.accumulate", self.accumulate, 1, 4096)
+        for name in ("learning_rate", "head_learning_rate"):
+            _check_range(f"finetune.{name}", getattr(self, name), 1e-9, 10)
+        _check_range("finetune.layer_decay", self.layer_decay, 0.01, 1)
+        _check_range("finetune.weight_decay", self.weight_decay, 0, 100)
+        _check_range("finetune.warmup", self.warmup, 0, 0.9)
+        _check_range("finetune.average_decay", self.average_decay, 0, 0.99999)
+        _check_range("finetune.workers", self.workers, 0, 256)
+        _check_range("finetune.rank", self.rank, 1, 1024)
+        _check_range("finetune.alpha", self.alpha, 1, 65536)
+
+
+@dataclass
 class LoggerConfig:
     """Where the run is recorded."""
 
@@ -181,6 +242,7 @@ class TrainConfig:
     encoder: dict[str, Any]
     head: HeadConfig
     trainer: TrainerConfig
+    finetune: FinetuneConfig
     report: ReportConfig
     logger: LoggerConfig
     paths: PathsConfig

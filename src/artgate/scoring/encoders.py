@@ -125,7 +125,7 @@ class Encoder:
     def tuned_weights(self) -> bytes:
         """All weights as the bytes of a .safetensors file: float16 where that is exact, else float32."""
         state = {key: value.detach().cpu().contiguous() for key, value in self._network.state_dict().items()}
-        halved = {key: value.half() for key, value in state.items()}
+        halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
         exact = all(torch.equal(halved[key].to(value.dtype), value) for key, value in state.items())
         return save(halved if exact else state)
 
