@@ -2,16 +2,20 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from artgate.collection_cli import CollectionArgument, collection
 from artgate.errors import UserError, exits_cleanly
 from artgate.label_cli import label
+
+if TYPE_CHECKING:
+    from artgate.scoring.exported import ExportedScorer
+    from artgate.scoring.scorer import Scorer
 
 # Each command imports what it needs: torch and its friends take seconds that `--help` and an error should not cost.
 app = typer.Typer(
@@ -85,7 +89,12 @@ def duplicates(
 def score(
     paths: Annotated[list[Path], typer.Argument(help="Image files and folders of them.")],
     scorer: ScorerOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the lines to this .jsonl file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the lines to this .jsonl file; killed, the same command goes on.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep features in this folder, and use those that are there.")
+    ] = None,
 ) -> None:
     """Score images: a table on a terminal, one JSON a line otherwise. Exit status 1 if any file could not be read."""
     missing = [str(path) for path in paths if not path.exists()]
@@ -98,16 +107,20 @@ def score(
     empty = [path for path in paths if path.is_dir() and not image_files(path)]
     if empty:
         raise UserError(f"{empty[0]} holds 0 PNG, JPEG or WebP files ({len(empty)} such folders): check the path")
-    from artgate.scoring.files import score_files
-    from artgate.scoring.scorer import Scorer, default_scorer_path
+    from artgate.scoring.files import files_in, score_files
 
-    lines = score_files(Scorer.load(scorer or default_scorer_path()), paths)
+    read = _image_scorer(scorer, cache)
     if out is not None:
-        failed = _write_lines(lines, out)
+        from artgate.scoring.score_log import write_scores
+
+        def score_from(first: int) -> Iterator[dict[str, Any]]:
+            return score_files(read, paths, cache=cache, first=first)
+
+        failed = write_scores(score_from, list(files_in(paths)), out, read.fingerprint)
     elif sys.stdout.isatty():
-        failed = _print_table(lines)
+        failed = _print_table(score_files(read, paths, cache=cache))
     else:
-        failed = sum(_echo(line) for line in lines)
+        failed = sum(_echo(line) for line in score_files(read, paths, cache=cache))
     if failed:
         typer.echo(f"{failed} files could not be scored: their lines say why", err=True)
         raise typer.Exit(1)
@@ -173,6 +186,17 @@ def gallery(batch_dir: Annotated[Path, typer.Argument(help="The folder of one ge
     typer.echo(str(write_gallery(batch_dir)))
 
 
+def _image_scorer(folder: Path | None, cache: Path | None) -> "Scorer | ExportedScorer":
+    from artgate.scoring.exported import ExportedScorer, is_exported
+    from artgate.scoring.scorer import Scorer, default_scorer_path
+
+    if folder is None or not is_exported(folder):
+        return Scorer.load(folder or default_scorer_path())
+    if cache is not None:
+        raise UserError(f"{folder} is an exported scorer, whose features are not kept: leave --cache out")
+    return ExportedScorer(folder)
+
+
 def _check_writable(out: Path) -> None:
     """Complain now of a file that could not be written once all is computed."""
     if not out.parent.is_dir():
@@ -184,14 +208,6 @@ def _check_writable(out: Path) -> None:
 def _echo(line: dict[str, Any]) -> bool:
     typer.echo(json.dumps(line))
     return "error" in line
-
-
-def _write_lines(lines: Iterable[dict[str, Any]], out: Path) -> int:
-    from artgate.artworks.files import as_lines, write_atomic
-
-    kept = list(lines)
-    write_atomic(out, as_lines(kept))
-    return sum("error" in line for line in kept)
 
 
 def _print_table(lines: Iterator[dict[str, Any]]) -> int:

@@ -38,7 +38,7 @@ def extract_features(
     unknown = [image_id for image_id in image_ids if image_id not in collection]
     if unknown:
         raise UserError(f"image_id {unknown[0]!r} is not in {collection.root} ({len(unknown)} such): check the ids")
-    store = FeatureStore(cache_dir, encoder.fingerprint, encoder.dim, _description(encoder))
+    store = FeatureStore(cache_dir, encoder.fingerprint, encoder.dim, describe(encoder))
     found = store.read(image_ids)
     missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
     with closing(_computed(collection, encoder, missing, workers, minibatch)) as computed:
@@ -94,7 +94,8 @@ def _check(workers: int, minibatch: int) -> None:
         raise UserError(f"minibatch {minibatch} is below 1: give the number of images to a forward pass")
 
 
-def _description(encoder: Encoder) -> dict[str, object]:
+def describe(encoder: Encoder) -> dict[str, object]:
+    """What a cache's encoder.json tells people of the encoder."""
     return {
         "name": encoder.name,
         "fingerprint": encoder.fingerprint,

@@ -152,6 +152,19 @@ class Scorer:
         with torch.inference_mode():
             return self.score_features(self.encoder.encode_images(list(images)), prompts)
 
+    def preprocess(self, image: Image.Image) -> tuple[Tensor, ...]:
+        """An RGB image → what `score_preprocessed` takes; safe in threads."""
+        return self.encoder.preprocess(image)
+
+    def score_preprocessed(
+        self, items: Sequence[tuple[Tensor, ...]], prompts: Sequence[str | None] | None = None
+    ) -> list[Score]:
+        """Score preprocessed images as one minibatch; prompts as in `__call__`."""
+        if not items:
+            return []
+        with torch.inference_mode():
+            return self.score_features(self.encoder.encode(self.encoder.collate(items)), prompts)
+
     def score_features(self, features: Any, prompts: Sequence[str | None] | None = None) -> list[Score]:
         """Score (N, D) features of the scorer's encoder; prompts as in `__call__`: N of them, or ValueError."""
         features = torch.as_tensor(features, dtype=torch.float32, device="cpu")
