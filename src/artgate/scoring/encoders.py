@@ -19,7 +19,7 @@ from torch import Tensor
 
 from artgate.config import validated
 from artgate.errors import UserError
-from artgate.scoring.backbones import FEATURES, Backbone, embedded_backbone, timm_backbone
+from artgate.scoring.backbones import FEATURES, NORMALISATIONS, Backbone, embedded_backbone, timm_backbone
 from artgate.scoring.preprocessing import FITS, Preprocessing
 from artgate.scoring.weights import first_line, weights_sha256
 
@@ -41,7 +41,7 @@ class EncoderConfig:
     model: name in open_clip or timm. pretrained: open_clip's tag. checkpoint: a local weights file instead of a
     download. tokenizer: a local folder with the tokenizer's files instead of a download, where open_clip's does not
     come with it; of use only where prompts are read. features: `last` pooled layer, mean and std of all `stages`, or
-    `last+stages` (not open_clip).
+    `last+stages` (not open_clip). normalisation: of stages, `power` takes signed square roots; `none`.
     sizes: sides of the square views in pixels; None is the model's own. fit: `squash` or `crop` to a square; None is
     open_clip's own way, and squash otherwise. precision: bfloat16 is faster where the hardware has it.
     device: `auto`, or torch's name of one.
@@ -55,12 +55,14 @@ class EncoderConfig:
     features: str | None = None
     sizes: list[int] | None = None
     fit: str | None = None
+    normalisation: str = "none"
     precision: str = "float32"
     device: str = "auto"
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, KINDS)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("normalisation", self.normalisation, NORMALISATIONS)
         if self.fit is not None:
             _check_choice("fit", self.fit, FITS)
         if self.features is not None:
@@ -70,6 +72,10 @@ class EncoderConfig:
         if self.kind == "open_clip" and (self.features or "last") != "last":
             raise UserError(
                 f"encoder.features {self.features} is for timm models: open_clip's feature is its last layer"
+            )
+        if self.kind == "open_clip" and self.normalisation != "none":
+            raise UserError(
+                f"encoder.normalisation {self.normalisation} is for timm models: leave it out for open_clip"
             )
         if self.sizes is not None and not (self.sizes and all(32 <= size <= 2048 for size in self.sizes)):
             raise UserError(
@@ -193,8 +199,10 @@ def _backbone(settings: EncoderConfig, bare: bool) -> Backbone:
 
         return open_clip_backbone(str(settings.model), settings.pretrained, settings.checkpoint, bare)
     if settings.kind == "timm":
-        return timm_backbone(str(settings.model), settings.checkpoint, settings.features or "last", bare)
-    return embedded_backbone(settings.checkpoint, settings.features or "last+stages", bare)
+        features = settings.features or "last"
+        return timm_backbone(str(settings.model), settings.checkpoint, features, settings.normalisation, bare)
+    features = settings.features or "last+stages"
+    return embedded_backbone(settings.model, settings.checkpoint, features, settings.normalisation, bare)
 
 
 def _tuned(backbone: Backbone, weights: Mapping[str, Tensor]) -> Backbone:

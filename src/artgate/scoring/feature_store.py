@@ -79,7 +79,7 @@ def remove_features(cache_dir: Path | str, image_ids: Collection[str]) -> int:
         try:
             with safe_open(path, framework="numpy") as shard:
                 held = json.loads(shard.metadata()["image_ids"])
-                rows = [row for row, image_id in enumerate(held) if image_id not in image_ids]
+                rows = [row for row, key in enumerate(held) if key.partition("/")[0] not in image_ids]
                 features = shard.get_tensor("features")[rows] if len(rows) < len(held) else None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
             log.warning("%s is damaged (%s): it is deleted", path, error)

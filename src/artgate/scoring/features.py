@@ -1,4 +1,6 @@
-"""(N, D) features of a Collection's artworks: computed once, kept by image_id and encoder fingerprint."""
+"""(N, D) features of a Collection's artworks, and of other renditions of them: computed once, and kept by image_id,
+rendition and encoder fingerprint.
+"""
 
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -12,6 +14,7 @@ from artgate.artworks.collection import Collection
 from artgate.errors import UserError
 from artgate.scoring.encoders import Encoder
 from artgate.scoring.feature_store import Features, FeatureStore
+from artgate.scoring.renditions import ORIGINAL, RECIPE, rendition
 from artgate.scoring.streams import on_all_cores
 
 SHARD_SECONDS = 10.0  # what a kill may cost
@@ -27,7 +30,20 @@ def extract_features(
     workers: int = 0,
     minibatch: int = 8,
 ) -> Features:
-    """(N, D) float32 features of the artworks `image_ids`, in this order.
+    """(N, D) float32 features of the artworks `image_ids`, in this order; else as `extract_renditions`."""
+    return extract_renditions(collection, encoder, image_ids, [ORIGINAL], cache_dir, workers, minibatch)[:, 0]
+
+
+def extract_renditions(
+    collection: Collection,
+    encoder: Encoder,
+    image_ids: Sequence[str],
+    names: Sequence[str],
+    cache_dir: Path | str,
+    workers: int = 0,
+    minibatch: int = 8,
+) -> Features:
+    """(N, R, D) float32 features of the R renditions `names` (see renditions.py) of each of the artworks `image_ids`.
 
     What the cache does not hold is computed, and appended to it as it comes: a killed run goes on where it was, to
     `SHARD_SECONDS`. workers: threads that each decode, preprocess and encode; 0 chooses. minibatch: images to a
@@ -39,29 +55,37 @@ def extract_features(
     if unknown:
         raise UserError(f"image_id {unknown[0]!r} is not in {collection.root} ({len(unknown)} such): check the ids")
     store = FeatureStore(cache_dir, encoder.fingerprint, encoder.dim, describe(encoder))
-    found = store.read(image_ids)
-    missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
-    with closing(_computed(collection, encoder, missing, workers, minibatch)) as computed:
+    wanted = {_key(image_id, name): (image_id, name) for image_id in image_ids for name in names}
+    found = store.read(list(wanted))
+    missing = [key for key in wanted if key not in found]
+    with closing(_computed(collection, encoder, [wanted[key] for key in missing], workers, minibatch)) as computed:
         for chunk, features in _in_shards(_with_progress(computed, len(missing))):
             store.write(chunk, features)
             found |= dict(zip(chunk, features, strict=True))
-    rows = [found[image_id] for image_id in image_ids]
-    return np.stack(rows) if rows else np.empty((0, encoder.dim), np.float32)  # (N, D)
+    rows = [found[_key(image_id, name)] for image_id in image_ids for name in names]
+    flat = np.stack(rows) if rows else np.empty((0, encoder.dim), np.float32)  # (N * R, D)
+    return flat.reshape(len(image_ids), len(names), encoder.dim)
+
+
+def _key(image_id: str, name: str) -> str:
+    return image_id if name == ORIGINAL else f"{image_id}/{name}/{RECIPE}"
 
 
 def _computed(
-    collection: Collection, encoder: Encoder, image_ids: Sequence[str], workers: int, minibatch: int
+    collection: Collection, encoder: Encoder, wanted: Sequence[tuple[str, str]], workers: int, minibatch: int
 ) -> Generator[tuple[list[str], Features]]:
-    """(ids, (n, D)) a minibatch, in order."""
-    chunks = [list(image_ids[start : start + minibatch]) for start in range(0, len(image_ids), minibatch)]
+    """(keys, (n, D)) a minibatch, in order. wanted: image_id and rendition."""
+    chunks = [list(wanted[start : start + minibatch]) for start in range(0, len(wanted), minibatch)]
 
-    def features_of(chunk: list[str]) -> Features:
-        views = [encoder.preprocess(collection.image(collection[image_id])) for image_id in chunk]
+    def features_of(chunk: list[tuple[str, str]]) -> Features:
+        images = [rendition(collection.image(collection[image_id]), image_id, name) for image_id, name in chunk]
+        views = [encoder.preprocess(image) for image in images]
         padding = [views[-1]] * (minibatch - len(views))
         return encoder.encode(encoder.collate(views + padding))[: len(chunk)].numpy()
 
     with closing(on_all_cores(features_of, chunks, workers)) as found:
-        yield from zip(chunks, found, strict=True)
+        for chunk, features in zip(chunks, found, strict=True):
+            yield [_key(image_id, name) for image_id, name in chunk], features
 
 
 def _in_shards(computed: Computed) -> Computed:

@@ -89,7 +89,7 @@ def random_crops(pixels: np.ndarray, index: np.ndarray, rng: np.random.Generator
 
 def _feature_stages() -> Features:
     """(B, 3, S, S) to the outputs of the first three stages of the embedded ImageNet encoder, frozen."""
-    network: Any = embedded_backbone(checkpoint=None, features="stages").network.network
+    network: Any = embedded_backbone(None, checkpoint=None, features="stages", normalisation="none").network.network
     network.eval().requires_grad_(False)
     return functools.partial(network.forward_intermediates, indices=[0, 1, 2], stop_early=True, intermediates_only=True)
 
