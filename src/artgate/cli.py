@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from artgate.certify_cli import certify
 from artgate.collection_cli import CollectionArgument, collection
 from artgate.errors import UserError, exits_cleanly
 from artgate.label_cli import label
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(label, name="label")
 app.add_typer(collection, name="collection")
+app.command()(certify)
 
 ScorerOption = Annotated[Path | None, typer.Option(help="A scorer's folder; without it the shipped one.")]
 
