@@ -72,10 +72,11 @@ def test_leaves_everything_and_says_where(finished):
     assert metrics["scorer"].keys() == metrics["baselines"]["logistic_regression"].keys()
     assert sum(metrics["data"]["parts"].values()) == metrics["data"]["artworks"] == 48
     assert metrics["data"]["grades"] == {"poor": 16, "average": 16, "good": 16}
-    for path in (folder / "metrics.json", folder / "scorer", folder / "pictures"):
+    for path in (folder / "metrics.json", folder / "scorer", folder / "pictures", folder / "report.html"):
         assert str(path) in told
     pictures = {path.name for path in (folder / "pictures").iterdir()}
-    assert pictures >= {"confusion.png", "reliability.png"}
+    assert pictures >= {"confusion.png", "reliability.png", "precision_yield.png", "scores.png", "extremes.png"}
+    assert 50_000 < (folder / "report.html").stat().st_size < 5_000_000
     for path in (folder / "pictures").iterdir():
         assert min(Image.open(path).size) > 200
     card = (folder / "scorer/README.md").read_text()
@@ -101,8 +102,13 @@ def test_the_scorer_scores(finished, sample):
 def test_wandb_has_the_run_offline(finished):
     (record,) = (finished[0] / "wandb").glob("offline-run-*/run-*.wandb")
     data = record.read_bytes()
-    for part in (b"val/loss", b"train/loss", b"worst_mistakes", b"confusion", b"reliability", b"scorer/srcc", b"model"):
+    for part in (b"val/loss", b"train/loss", b"confusion", b"precision_yield", b"scorer/srcc", b"model"):
         assert part in data, part
+    media = {path.name for path in (finished[0] / "wandb").glob("offline-run-*/files/media/**/*") if path.is_file()}
+    for table in ("figures", "generators", "worst_mistakes", "suspects"):
+        assert any(name.startswith(f"{table}_") and name.endswith(".table.json") for name in media), table
+    (page,) = (finished[0] / "wandb").glob("offline-run-*/files/media/html/report_*.html")
+    assert page.read_text() == (finished[0] / "report.html").read_text()
 
 
 def test_no_secret_is_written_down(finished):

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,7 +19,7 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=percent)
+    made.filters.update(percent=percent, figure=figure, interval=interval)
     return made
 
 
@@ -28,6 +30,16 @@ def thumbnail(image: Image.Image, side: int) -> tuple[str, int, int]:
     data = io.BytesIO()
     small.save(data, "WEBP", quality=82, method=4)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode(), small.width, small.height
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number, – for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(values: Sequence[float] | None, digits: int = 2) -> str:
+    """`low to high`, – for none."""
+    return "–" if values is None else f"{figure(values[0], digits)} to {figure(values[1], digits)}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:

@@ -95,7 +95,7 @@ def render(
     found = [agreement(of, aspect) for aspect, of in by_aspect.items() if of.artworks]
     wide = disputed(told)
     templates = environment(Path(__file__).parent)
-    templates.filters.update(figure=_figure, interval=_interval, points=_points, cells=_cells)
+    templates.filters.update(points=_points, cells=_cells)
     return templates.get_template("report.html.j2").render(
         name=one_line(collection.root.resolve().name),
         grade_names=GRADES,
@@ -173,14 +173,6 @@ def _picture(collection: Collection, image_id: str) -> Picture:
         return Picture(image_id, *thumbnail(collection.image(artwork), SIDE), prompt)
     except UserError:  # gone or damaged since it was added
         return Picture(image_id, None, 1, 1, prompt)
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _interval(values: tuple[float, float] | None, digits: int = 2) -> str:
-    return "–" if values is None else f"{_figure(values[0], digits)} to {_figure(values[1], digits)}"
 
 
 def _points(levels: Sequence[float]) -> str:

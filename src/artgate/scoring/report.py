@@ -1,125 +1,183 @@
-"""What a run found, as pictures: are probabilities true, which grades are confused, where is it most wrong."""
+"""A training run as one HTML page: what its scorer is worth, how sure that is, and where it fails, with pictures.
 
-from collections.abc import Sequence
+The page stands alone: pictures are inside it, nothing comes from a network, no script runs. Names and prompts in it
+came from outside, and are escaped. It holds samples of bounded number, so it stays small however many there are.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
-from sklearn.metrics import confusion_matrix
+from typing import Any
 
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
+from artgate.artworks.files import write_atomic
+from artgate.artworks.page import environment, thumbnail
+from artgate.artworks.text import one_line
+from artgate.errors import UserError
 from artgate.labels.grades import GRADES
-from artgate.scoring.metrics import predicted_grade, reliability
+from artgate.scoring.card import JUDGES, SHORT, how_measured, limits_of, what_it_is
+from artgate.scoring.charts import (
+    confusion,
+    precision_and_yield,
+    reliability_of_grades,
+    scores_by_grade,
+)
+from artgate.scoring.intervals import Resamples
+from artgate.scoring.measuring import Held
+from artgate.scoring.metrics import predicted_grade
+from artgate.scoring.picks import Pick, Picks
 
-WORST = 12
-PICTURE_PIXELS = 256
+SIDE = 208  # of thumbnails, in pixels
+# The figures that get a panel of their own, with all that they are to be compared with.
+PANELS = {
+    "srcc": "rank correlation of the score with people’s opinion",
+    "qwk": "of the grade; far mistakes count more",
+    "macro_f1": "of the grade; every grade counts alike",
+    "auroc_good": "how well P(good) tells good ones from the rest",
+    "accuracy": "share of the grades that are people’s",
+    "within_generator_srcc": "rank correlation inside each generator’s images, averaged",
+}
+# On the curve of precision and yield, thresholds that are named.
+NAMED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An artwork that people graded otherwise. surprise: the share that the scorer gave people's grade, negated log."""
+class Certified:
+    """A threshold whose precision is at least `precision`, with the stated confidence, at an expected yield."""
 
-    artwork: Artwork
-    picture: Image.Image
-    graded: str
-    predicted: str
-    probabilities: dict[str, float]
-    surprise: float
+    threshold: float
+    precision: float
+    confidence: float
+    passed: float
 
 
-def worst_mistakes(
-    collection: Collection, artworks: Sequence[Artwork], probabilities: np.ndarray, targets: np.ndarray
-) -> list[Mistake]:
-    """The `WORST` artworks of another grade than the scorer's, those first whose grade it thought least likely.
+@dataclass(frozen=True)
+class Told:
+    """What a page tells beside figures: a name, how to run it again, the settings (YAML, no secrets), its encoder."""
 
-    probabilities, targets: (N, K) of the N artworks.
+    name: str
+    command: str | None
+    settings: str
+    encoder: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pick as the page shows it. thumbnail: a data URI, None where there is no picture to show."""
+
+    pick: Pick
+    thumbnail: str | None
+    width: int
+    height: int
+    prompt: str
+
+
+def write_report(
+    path: Path,
+    collection: Collection,
+    metrics: Mapping[str, Any],
+    held: Mapping[str, Held],
+    picks: Picks,
+    told: Told,
+    certified: Certified | None = None,
+) -> Path:
+    """Write the page, replacing `path` as a whole, and return it.
+
+    metrics: what metrics.json holds. held: aspect -> what the scorer says of it, quality first. certified: of quality.
     """
-    graded, predicted = targets.argmax(1), predicted_grade(probabilities)
-    surprise = -np.log(probabilities[np.arange(len(graded)), graded].clip(1e-12))
-    order = [row for row in np.argsort(-surprise, kind="stable") if graded[row] != predicted[row]][:WORST]
+    write_atomic(path, render(collection, metrics, held, picks, told, certified))
+    return path
+
+
+def render(
+    collection: Collection,
+    metrics: Mapping[str, Any],
+    held: Mapping[str, Held],
+    picks: Picks,
+    told: Told,
+    certified: Certified | None = None,
+) -> str:
+    """The page, as `write_report` writes it."""
+    quality = held["quality"]
+    graded = quality.targets.argmax(1)
+    resamples = Resamples(quality.groups, metrics["resampled"]["resamples"], metrics["seed"])
+    curve = precision_and_yield(quality.probabilities, graded, resamples)
+    templates = environment(Path(__file__).parent)
+    return templates.get_template("report.html.j2").render(
+        told=told,
+        name=one_line(told.name),
+        metrics=metrics,
+        grade_names=GRADES,
+        short=SHORT,
+        limits=limits_of(metrics),
+        what=what_it_is(metrics, told.encoder),
+        how=how_measured(metrics),
+        main=_aspect("quality", metrics, quality),
+        aspects=[
+            _aspect(name, {**record, "scorer": record}, held[name]) for name, record in metrics["other_aspects"].items()
+        ],
+        histogram=scores_by_grade(quality.probabilities, graded),
+        curve=curve,
+        named=[
+            min(curve, key=lambda point: abs(point.threshold - at)) for at in NAMED_THRESHOLDS if _within(curve, at)
+        ],
+        certified=certified,
+        best={grade: _shown(collection, chosen) for grade, chosen in picks.best.items()},
+        worst={grade: _shown(collection, chosen) for grade, chosen in picks.worst.items()},
+        mistakes=_shown(collection, picks.mistakes),
+        suspects=_shown(collection, picks.suspects),
+        suspected=picks.suspected,
+    )
+
+
+def _within(curve: Sequence[Any], threshold: float) -> bool:
+    return bool(curve[-1].threshold <= threshold <= curve[0].threshold)
+
+
+def _aspect(name: str, record: Mapping[str, Any], held: Held) -> dict[str, Any]:
+    """What the page draws of one aspect. record: its part of metrics.json, with the scorer's figures at `scorer`."""
+    graded = held.targets.argmax(1)
+    return {
+        "name": name,
+        "n": record["scorer"]["n"],
+        "panels": [_panel(figure, record) for figure in PANELS if record["scorer"][figure] is not None],
+        "reliability": reliability_of_grades(held.probabilities, graded),
+        "confusion": confusion(graded, predicted_grade(held.probabilities)),
+        "record": record,
+    }
+
+
+def _panel(figure: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """One figure: rows of (who, kind, value, interval), the scorer first, then baselines, then people."""
+    ceiling = record["ceiling"] or {}
+    sources = [
+        ("scorer", "scorer", record["scorer"]),
+        *((name.replace("_", " "), "baseline", found) for name, found in record["baselines"].items()),
+        *((_judge(name, ceiling), "people", ceiling[name]) for name in JUDGES if name in ceiling),
+    ]
+    rows = [
+        (who, kind, found[figure], found["intervals"].get(figure))
+        for who, kind, found in sources
+        if found.get(figure) is not None
+    ]
+    beyond = {name.replace("_", " "): gap[figure] for name, gap in record["beyond"].items()}
+    return {"figure": figure, "note": PANELS[figure], "rows": rows, "beyond": beyond.get("logistic regression")}
+
+
+def _judge(name: str, ceiling: Mapping[str, Any]) -> str:
+    return JUDGES[name].format(raters=ceiling["raters"])
+
+
+def _shown(collection: Collection, picks: Sequence[Pick]) -> list[Shown]:
     return [
-        Mistake(
-            artworks[row],
-            _small(collection.image(artworks[row])),
-            GRADES[graded[row]],
-            GRADES[predicted[row]],
-            dict(zip(GRADES, probabilities[row].tolist(), strict=True)),
-            float(surprise[row]),
-        )
-        for row in order
+        Shown(chosen, *_thumbnail(collection, chosen.artwork), one_line(chosen.artwork.provenance.prompt, 300))
+        for chosen in picks
     ]
 
 
-def write_pictures(
-    folder: Path, probabilities: np.ndarray, targets: np.ndarray, mistakes: Sequence[Mistake]
-) -> dict[str, Path]:
-    """Draw everything into `folder`: name -> PNG file. probabilities, targets: (N, K)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    graded = targets.argmax(1)
-    figures = {
-        "confusion": confusion_figure(graded, predicted_grade(probabilities)),
-        "reliability": reliability_figure(probabilities, graded),
-    }
-    if mistakes:
-        figures["worst_mistakes"] = mistakes_figure(mistakes)
-    paths = {}
-    for name, figure in figures.items():
-        paths[name] = folder / f"{name}.png"
-        FigureCanvasAgg(figure).print_png(paths[name])
-    return paths
-
-
-def confusion_figure(graded: np.ndarray, predicted: np.ndarray) -> Figure:
-    """Counts of people's grade (rows) against the scorer's (columns)."""
-    counts = confusion_matrix(graded, predicted, labels=range(len(GRADES)))
-    figure = Figure(figsize=(4.2, 4), layout="constrained")
-    axes = figure.add_subplot()
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        axes.text(
-            column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black"
-        )
-    axes.set_xticks(range(len(GRADES)), GRADES)
-    axes.set_yticks(range(len(GRADES)), GRADES)
-    axes.set(xlabel="scorer", ylabel="people", title=f"{counts.sum()} artworks")
-    return figure
-
-
-def reliability_figure(probabilities: np.ndarray, graded: np.ndarray) -> Figure:
-    """How often each grade came true against how likely it was said to be; on the diagonal, as often as said."""
-    figure = Figure(figsize=(4.6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for index, grade in enumerate(GRADES):
-        said, came, counts = zip(*reliability(probabilities[:, index], graded == index), strict=True)
-        axes.plot(said, came, marker="o", label=f"P({grade})", markersize=4)
-        if grade == GRADES[-1]:
-            for x, y, count in zip(said, came, counts, strict=True):
-                axes.annotate(f"{count:.0f}", (x, y), xytext=(4, -9), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="probability said", ylabel="share that came true", xlim=(0, 1), ylim=(0, 1))
-    axes.legend()
-    return figure
-
-
-def mistakes_figure(mistakes: Sequence[Mistake]) -> Figure:
-    """The worst mistakes as pictures, with both grades."""
-    columns = 4
-    rows = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(columns * 2.4, rows * 2.8), layout="constrained")
-    for place, mistake in enumerate(mistakes, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(mistake.picture)
-        axes.set_axis_off()
-        believed = mistake.probabilities[mistake.predicted]
-        axes.set_title(f"people: {mistake.graded}\nscorer: {mistake.predicted} ({believed:.2f})", fontsize=8)
-    return figure
-
-
-def _small(image: Image.Image) -> Image.Image:
-    image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
-    return image
+def _thumbnail(collection: Collection, artwork: Artwork) -> tuple[str | None, int, int]:
+    try:
+        return thumbnail(collection.image(artwork), SIDE)
+    except UserError:  # gone or damaged since its features were taken
+        return None, 1, 1

@@ -1,6 +1,6 @@
 """The record of a run in Weights & Biases; the run does not depend on it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,10 +9,11 @@ from pytorch_lightning.loggers import Logger
 
 from artgate.errors import UserError
 from artgate.scoring.config import LoggerConfig
-from artgate.scoring.report import Mistake
+from artgate.scoring.picks import Pick, Picks
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 
 class Tracker:
@@ -25,12 +26,17 @@ class Tracker:
         self,
         metrics: Mapping[str, Any],
         pictures: Mapping[str, Path],
-        mistakes: Sequence[Mistake],
+        picks: Picks,
+        picture: Callable[[Pick], "Image.Image | None"],
         graded: "np.ndarray",
         predicted: "np.ndarray",
         scorer: Path,
+        report: Path,
     ) -> None:
-        """Record what the run found. graded, predicted: (N,) grades of the artworks that it is measured on."""
+        """Record what the run found. graded, predicted: (N,) grades of the artworks that it is measured on.
+
+        pictures: PNG files by name; picture: what a pick looks like, small. scorer: its folder. report: the page.
+        """
 
 
 @contextmanager
@@ -64,10 +70,12 @@ class _WandbTracker(Tracker):
         self,
         metrics: Mapping[str, Any],
         pictures: Mapping[str, Path],
-        mistakes: Sequence[Mistake],
+        picks: Picks,
+        picture: Callable[[Pick], "Image.Image | None"],
         graded: "np.ndarray",
         predicted: "np.ndarray",
         scorer: Path,
+        report: Path,
     ) -> None:
         import wandb
 
@@ -78,31 +86,66 @@ class _WandbTracker(Tracker):
         confusion = wandb.plot.confusion_matrix(
             y_true=graded.tolist(), preds=predicted.tolist(), class_names=list(GRADES)
         )
-        columns: list[str | int] = [
-            "image",
-            "image_id",
-            "people",
-            "scorer",
-            *(f"P({grade})" for grade in GRADES),
-            "surprise",
-            "prompt",
-        ]
-        rows: list[Iterable[Any]] = [
-            [
-                wandb.Image(mistake.picture),
-                mistake.artwork.image_id,
-                mistake.graded,
-                mistake.predicted,
-                *mistake.probabilities.values(),
-                mistake.surprise,
-                mistake.artwork.provenance.prompt,
-            ]
-            for mistake in mistakes
-        ]
-        self._run.log({"confusion": confusion, "worst_mistakes": wandb.Table(columns=columns, data=rows)})
+        tables = {
+            "figures": _figures_table(metrics),
+            "generators": _generators_table(metrics),
+            "worst_mistakes": _picks_table(picks.mistakes, picture),
+            "suspects": _picks_table(picks.suspects, picture),
+        }
+        self._run.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()})
+        self._run.log({"confusion": confusion, "report": wandb.Html(report.read_text(), inject=False)})
         artifact = wandb.Artifact("scorer", type="model", metadata=dict(metrics))
         artifact.add_dir(str(scorer))
         self._run.log_artifact(artifact)
+
+
+Table = tuple[list[str | int], list[Iterable[Any]]]
+
+
+def _figures_table(metrics: Mapping[str, Any]) -> Table:
+    """Every figure of scorer and baselines with its interval, of every aspect."""
+    aspects = {"quality": metrics} | {
+        name: {**found, "scorer": found} for name, found in metrics["other_aspects"].items()
+    }
+    rows: list[Iterable[Any]] = [
+        [aspect, figure, who, found[figure], *(limits or (None, None))]
+        for aspect, record in aspects.items()
+        for who, found in {"scorer": record["scorer"], **record["baselines"]}.items()
+        for figure, limits in found["intervals"].items()
+    ]
+    return ["aspect", "figure", "who", "value", "low", "high"], rows
+
+
+def _generators_table(metrics: Mapping[str, Any]) -> Table:
+    names = ("n", "opinion", "good", "grade", "score", "srcc", "qwk", "macro_f1")
+    rows: list[Iterable[Any]] = [
+        [generator, *(row[name] for name in names)] for generator, row in metrics["by_generator"].items()
+    ]
+    return ["generator", *names], rows
+
+
+def _picks_table(picks: Sequence[Pick], picture: Callable[[Pick], "Image.Image | None"]) -> Table:
+    import wandb
+
+    from artgate.labels.grades import GRADES
+
+    rows: list[Iterable[Any]] = []
+    for chosen in picks:
+        image = picture(chosen)
+        rows.append(
+            [
+                wandb.Image(image) if image else None,
+                chosen.artwork.image_id,
+                chosen.graded,
+                chosen.predicted,
+                *chosen.probabilities.values(),
+                chosen.surprise,
+                chosen.reason,
+                chosen.artwork.provenance.prompt,
+            ]
+        )
+    probabilities = [f"P({grade})" for grade in GRADES]
+    return ["image", "image_id", "people", "scorer", *probabilities, "surprise", "reason", "prompt"], rows
 
 
 def _begin(config: LoggerConfig, folder: Path, settings: Mapping[str, Any]) -> Any:

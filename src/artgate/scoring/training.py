@@ -26,6 +26,8 @@ from artgate.scoring.splits import frozen_splits, leakage_groups, make_folds
 if TYPE_CHECKING:
     from artgate.scoring.encoders import Encoder
     from artgate.scoring.fitting import Examples, Fit
+    from artgate.scoring.scorer import PromptedHead
+    from artgate.scoring.text_encoders import TextEncoder
 
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 MASK = "(not written down)"
@@ -37,9 +39,9 @@ Metrics = dict[str, Any]
 def train(cfg: DictConfig) -> Metrics:
     """Train a scorer as `cfg` (conf/train.yaml) says; return what metrics.json holds.
 
-    Leaves in `paths.run`: config.yaml, metrics.json, scorer/, pictures/ and W&B's own folder. The same seed on the
-    same machine gives the same metrics. Raises UserError, before anything heavy begins, for settings out of range and
-    for data that there is nothing to learn from.
+    Leaves in `paths.run`: config.yaml, metrics.json, scorer/, report.html, pictures/ and W&B's own folder. The same
+    seed on the same machine gives the same metrics. Raises UserError, before anything heavy begins, for settings out of
+    range and for data that there is nothing to learn from.
     """
     settings = validated(TrainConfig, cfg)
     graded = read_graded(settings.data, Path(settings.paths.collections))
@@ -52,16 +54,22 @@ def train(cfg: DictConfig) -> Metrics:
 
     from artgate.scoring.encoders import build_encoder
     from artgate.scoring.learnt import learnt_from, write_learnt
+    from artgate.scoring.prompted import of_images
     from artgate.scoring.tracking import open_tracker
 
     encoder = build_encoder({**settings.encoder, "device": settings.device})
     with open_tracker(settings.logger, run, _without_secrets(asdict(settings))) as tracker:
+        text = _text_encoder(graded, settings)
         examples = _examples(graded, encoder, settings)
-        fit = _fit(examples, parts, settings, tracker.logger)
-        metrics = _measure(graded, groups, parts, examples, fit, encoder, settings)
+        fit = _fit(of_images(examples, graded, text), parts, settings, tracker.logger)
+        if settings.finetune.mode != "none":
+            of_pictures = of_images(examples, graded, text)
+            encoder, fit = _fine_tune(graded, of_pictures, parts, encoder, fit, settings, tracker.logger)
+        fit, prompted = _read_prompts(graded, examples, parts, encoder, text, fit, settings)
+        metrics = _measure(graded, groups, parts, examples, fit, encoder, settings) | _inputs(graded, prompted)
         metrics["learnt"] = write_learnt(run / "scorer", learnt_from(graded.artworks, parts))
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        where = _save(graded, fit, encoder, metrics, run, tracker)
+        where = _save(graded, groups, fit, encoder, metrics, settings, tracker, prompted)
     _print_results(metrics, where | ({"W&B": tracker.where} if tracker.where else {}))
     return metrics
 
@@ -144,6 +152,96 @@ def _fit(examples: "Examples", parts: Sequence[str], settings: TrainConfig, logg
     return fit_on_splits(examples, rows, settings.head, settings.trainer, settings.seed, logger)
 
 
+def _fine_tune(
+    graded: GradedArtworks,
+    examples: "Examples",
+    parts: Sequence[str],
+    encoder: "Encoder",
+    frozen: "Fit",
+    settings: TrainConfig,
+    logger: Any,
+) -> tuple["Encoder", "Fit"]:
+    """Let the encoder learn too, from where the frozen one and its head are."""
+    import torch
+
+    from artgate.scoring.features import extract_features
+    from artgate.scoring.finetuning import FineTuning
+
+    cache, data = Path(settings.paths.cache), settings.data
+
+    def extract(tuned: "Encoder", rows: Sequence[int]) -> "torch.Tensor":
+        image_ids = [graded.image_ids[row] for row in rows]
+        found = extract_features(graded.collection, tuned, image_ids, cache / "features", data.workers, data.minibatch)
+        return torch.from_numpy(found)
+
+    tuning = FineTuning(
+        encoder=encoder,
+        examples=examples,
+        image_ids=graded.image_ids,
+        picture=lambda row: graded.collection.image(graded.artworks[row]),
+        extract=extract,
+        head=settings.head,
+        trainer=settings.trainer,
+        finetune=settings.finetune,
+        seed=settings.seed,
+        folder=cache / "finetuning",
+        logger=logger,
+    )
+    if settings.final:
+        return tuning.on_all([int(part) for part in parts], frozen)
+    rows = {name: [row for row, part in enumerate(parts) if part == name] for name in SPLITS}
+    return tuning.on_splits(rows, frozen)
+
+
+def _text_encoder(graded: GradedArtworks, settings: TrainConfig) -> "TextEncoder | None":
+    """What reads the prompts, where an aspect is about them and the encoder has a text tower."""
+    from artgate.scoring.text_encoders import PROMPTED, build_text_encoder
+
+    if PROMPTED not in graded.aspects:
+        return None
+    if settings.final and settings.finetune.mode != "none" and settings.encoder.get("kind") == "open_clip":
+        raise UserError(
+            f"final=true with finetune={settings.finetune.mode} has another encoder for each fold, and {PROMPTED} to "
+            f"prompts is not measured across encoders: use finetune=none, or leave {PROMPTED} out of data.aspects"
+        )
+    return build_text_encoder({**settings.encoder, "device": settings.device})
+
+
+def _read_prompts(
+    graded: GradedArtworks,
+    examples: "Examples",
+    parts: Sequence[str],
+    encoder: "Encoder",
+    text: "TextEncoder | None",
+    fit: "Fit",
+    settings: TrainConfig,
+) -> tuple["Fit", "PromptedHead | None"]:
+    """Alignment to prompts that are read, fitted beside what is told by images alone."""
+    if text is None:
+        return fit, None
+    if encoder.tuned:
+        examples = _examples(graded, encoder, settings)
+    from artgate.scoring.prompted import fit_prompted, prompted_head, with_alignment
+    from artgate.scoring.text_encoders import PROMPTED
+
+    cache = Path(settings.paths.cache) / "features"
+    found, rows = fit_prompted(graded, examples, parts, text, cache, lambda e, p: _fit(e, p, settings, None))
+    return with_alignment(fit, found, rows, graded.aspects.index(PROMPTED)), prompted_head(text, found)
+
+
+def _inputs(graded: GradedArtworks, prompted: "PromptedHead | None") -> Metrics:
+    """What each aspect is told by, and of the prompt's reader what there is to know."""
+    from artgate.scoring.text_encoders import PROMPTED
+
+    inputs = {
+        aspect: "image and prompt" if prompted and aspect == PROMPTED else "image alone" for aspect in graded.aspects
+    }
+    if prompted is None:
+        return {"inputs": inputs}
+    text = {"name": prompted.text.name, "fingerprint": prompted.text.fingerprint, "features": prompted.text.dim}
+    return {"inputs": inputs, "text": text | {"calibration": asdict(prompted.calibration)}}
+
+
 def _measure(
     graded: GradedArtworks,
     groups: Mapping[str, str],
@@ -173,22 +271,67 @@ def _measure(
 
 
 def _save(
-    graded: GradedArtworks, fit: "Fit", encoder: "Encoder", metrics: Metrics, run: Path, tracker: Any
+    graded: GradedArtworks,
+    groups: Mapping[str, str],
+    fit: "Fit",
+    encoder: "Encoder",
+    metrics: Metrics,
+    settings: TrainConfig,
+    tracker: Any,
+    prompted: "PromptedHead | None",
 ) -> dict[str, str]:
-    """Write scorer and pictures, and record them; return where everything is."""
+    """Write the scorer, then the page and the pictures that tell of it, and record all; return where it is."""
     from artgate.scoring.card import model_card
-    from artgate.scoring.metrics import predicted_grade
-    from artgate.scoring.report import worst_mistakes, write_pictures
+    from artgate.scoring.prompted import image_aspects
     from artgate.scoring.scorer import Scorer
 
-    probabilities, targets = fit.probabilities[:, 0], graded.targets[fit.rows, 0]
-    mistakes = worst_mistakes(graded.collection, [graded.artworks[row] for row in fit.rows], probabilities, targets)
-    pictures = write_pictures(run / "pictures", probabilities, targets, mistakes)
-    command = _command()
-    scorer = Scorer(encoder, fit.head, fit.calibration, graded.aspects, {"command": command, "metrics": metrics})
+    run, command = Path(settings.paths.run), _command()
+    aspects = image_aspects(graded.aspects, prompted.text if prompted else None)
+    scorer = Scorer(encoder, fit.head, fit.calibration, aspects, {"command": command, "metrics": metrics}, prompted)
     folder = scorer.save(run / "scorer", model_card(metrics, encoder.config, command))
-    tracker.record(metrics, pictures, mistakes, targets.argmax(1), predicted_grade(probabilities), folder)
-    return {"metrics": str(run / "metrics.json"), "scorer": str(folder), "pictures": str(run / "pictures")}
+    where = _tell(graded, groups, fit, encoder, metrics, settings, tracker, folder)
+    return {"metrics": str(run / "metrics.json"), "scorer": str(folder), **where}
+
+
+def _tell(
+    graded: GradedArtworks,
+    groups: Mapping[str, str],
+    fit: "Fit",
+    encoder: "Encoder",
+    metrics: Metrics,
+    settings: TrainConfig,
+    tracker: Any,
+    scorer: Path,
+) -> dict[str, str]:
+    from artgate.scoring.intervals import Resamples
+    from artgate.scoring.measuring import held_out
+    from artgate.scoring.metrics import predicted_grade
+    from artgate.scoring.picks import pick, picture
+    from artgate.scoring.pictures import write_pictures
+    from artgate.scoring.report import Told, write_report
+
+    run = Path(settings.paths.run)
+    group = [groups[image_id] for image_id in graded.image_ids]
+    held = {aspect: held_out(graded, group, fit, column) for column, aspect in enumerate(graded.aspects)}
+    quality = held["quality"]
+    resamples = Resamples(quality.groups, settings.report.resamples, settings.seed)
+    picks = pick([graded.artworks[row] for row in quality.rows], quality.probabilities, quality.targets)
+    pictures = write_pictures(
+        run / "pictures", graded.collection, quality.probabilities, quality.targets, resamples, picks
+    )
+    told = Told(run.resolve().name, _command(), (run / "config.yaml").read_text(), encoder.config)
+    page = write_report(run / "report.html", graded.collection, metrics, held, picks, told)
+    tracker.record(
+        metrics,
+        pictures,
+        picks,
+        lambda chosen: picture(graded.collection, chosen),
+        quality.targets.argmax(1),
+        predicted_grade(quality.probabilities),
+        scorer,
+        page,
+    )
+    return {"pictures": str(run / "pictures"), "report": str(page)}
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +373,8 @@ def _print_results(metrics: Metrics, where: Mapping[str, str]) -> None:
     names = ("srcc", "qwk", "macro_f1", "auroc_good", "ece", "within_generator_srcc")
     print(f"measured  on the {metrics['measured_on']}, {metrics['scorer']['n']} artworks")
     print(f"{'':22}" + "".join(f"{name:>23}" if "_srcc" in name else f"{name:>11}" for name in names))
-    for row, figures in {"scorer": metrics["scorer"], **metrics["baselines"]}.items():
+    aspects = {f"its {name}": figures for name, figures in metrics["other_aspects"].items()}
+    for row, figures in {"scorer": metrics["scorer"], **aspects, **metrics["baselines"]}.items():
         cells = ["-" if figures[name] is None else f"{figures[name]:.3f}" for name in names]
         widths = [23 if "_srcc" in name else 11 for name in names]
         print(f"{row:22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
