@@ -88,7 +88,7 @@ class TuningModule(lightning.LightningModule):
     def _towards(self, average: Tensor, weights: Tensor, steps: Tensor | int) -> Tensor:
         # The first steps hardly count, so that the average of a short run is not its start.
         decay = min(self.config.average_decay, (1 + int(steps)) / (10 + int(steps)))
-        return average * decay + weights * (1 - decay)
+        return average.lerp(weights, 1 - decay)  # exact where nothing moved
 
 
 class KeepEpoch(lightning.Callback):
