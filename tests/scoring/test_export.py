@@ -256,3 +256,21 @@ def test_bad_input_is_one_message(artgate, arguments, told, tmp_path, monkeypatc
     assert err.startswith("error: ")
     assert told in err
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.slow
+def test_artgate_scores_with_an_exported_scorer(artgate, small_scorer, small_export, tmp_path):
+    for seed, image in enumerate(pictures()):
+        image.save(tmp_path / f"{seed}.png")
+    status, out, _ = artgate("score", tmp_path, "--scorer", small_export)
+    assert status == 0
+    for line, image in zip(map(json.loads, out.splitlines()), pictures(), strict=True):
+        (score,) = small_scorer([image])
+        assert line["score"] == pytest.approx(score.score, abs=1e-4)
+        assert line["aspects"]["rationality"] == pytest.approx(score.aspects["rationality"], abs=1e-4)
+    status, _, err = artgate("score", tmp_path, "--scorer", small_export, "--cache", tmp_path / "cache")
+    assert (status, "leave --cache out" in err) == (2, True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/model.json").write_text("{")
+    status, _, err = artgate("score", tmp_path / "0.png", "--scorer", tmp_path / "broken")
+    assert (status, "is no exported scorer" in err) == (2, True)

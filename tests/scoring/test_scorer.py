@@ -166,6 +166,26 @@ def test_files_and_folders_become_lines(scorer, images, tmp_path):
     assert line.keys() == {"file", "image_id", "score", "grade", "probabilities", "aspects"}
 
 
+def test_features_of_files_are_kept_and_used(scorer, images, tmp_path, monkeypatch):
+    folder, cache = tmp_path / "in", tmp_path / "cache"
+    folder.mkdir()
+    for index, image in enumerate(images):
+        image.save(folder / f"{index}.png")
+    (folder / "2b.png").write_bytes((folder / "2.png").read_bytes())
+    (folder / "torn.png").write_bytes((folder / "2.png").read_bytes()[:300])
+    plain = list(score_files(scorer, [folder], minibatch=3))
+    cold = list(score_files(scorer, [folder], minibatch=3, cache=cache))
+    assert [line.keys() for line in cold] == [line.keys() for line in plain]
+    for one, other in zip(plain, cold, strict=True):
+        assert one.get("image_id") == other.get("image_id")
+        assert one.get("score") == pytest.approx(other.get("score"), abs=1e-5)
+    assert len(list(cache.glob("*/*.safetensors"))) == 1
+    monkeypatch.setattr(scorer.encoder, "encode", None)  # what is kept is not computed again
+    warm = list(score_files(scorer, [folder], cache=cache, first=1))
+    assert [line["file"] for line in warm] == [line["file"] for line in cold[1:]]
+    assert [line.get("score") for line in warm] == [pytest.approx(line.get("score"), abs=1e-6) for line in cold[1:]]
+
+
 def test_the_shipped_scorer_loads_and_is_small():
     """The scorer in the package loads offline with the embedded encoder, and is small."""
     folder = default_scorer_path()
