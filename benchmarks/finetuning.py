@@ -77,6 +77,7 @@ def _benchmark(told: str, encoder: Encoder, options: argparse.Namespace) -> None
         steps["nothing: the frozen forward", arithmetic] = _frozen(encoder, views, half)
         for mode in MODES:
             steps[mode, arithmetic] = _step(encoder, views, mode, half)
+    steps["last, what is frozen kept in memory", "float32"] = _step(encoder, views, "last", half=False, kept=True)
     if any(isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) for module in encoder.network.modules()):
         steps["all, not channels-last", "float32"] = _step(encoder, views, "all", half=False, plain=True)
     steps["all, checkpointing", "float32"] = _step(encoder, views, "all", half=False, checkpointing=True)
@@ -99,10 +100,16 @@ def _frozen(encoder: Encoder, views: list[Tensor], half: bool) -> Callable[[], N
 
 
 def _step(
-    encoder: Encoder, views: list[Tensor], mode: str, half: bool, plain: bool = False, checkpointing: bool = False
+    encoder: Encoder,
+    views: list[Tensor],
+    mode: str,
+    half: bool,
+    plain: bool = False,
+    checkpointing: bool = False,
+    kept: bool = False,
 ) -> Callable[[], None]:
     values: dict[str, Any] = yaml.safe_load((CONF / "_base.yaml").read_text())
-    more = {"mode": mode, "groups": 3 if mode == "last" else 0, "checkpointing": checkpointing}
+    more = {"mode": mode, "groups": 3 if mode == "last" else 0, "checkpointing": checkpointing, "renditions": int(kept)}
     config = validated(FinetuneConfig, values | more)
     head = OrdinalHead(encoder.dim, aspects=1, grades=3, kind="mlp", hidden=64, dropout=0.2, members=4)
     module = TuningModule(encoder, head, config, seed=0).to(encoder.device).train()
@@ -115,9 +122,12 @@ def _step(
     )
     targets = torch.eye(3)[torch.arange(len(views[0])) % 3][:, None].to(encoder.device)
 
+    front = module.front
+    records = front.collate([front.record([view]) for view in views[0]]) if front else None
+
     def step() -> None:
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=half):
-            features = encoder.features(views, seen)
+            features = front.features(records, network) if front else encoder.features(views, seen)
         loss = corn_loss(
             module.learner["head"](features), targets, torch.ones(targets.shape[:2], device=targets.device)
         )

@@ -17,8 +17,10 @@ from artgate.scoring.config import AugmentConfig, FinetuneConfig, HeadConfig, Tr
 from artgate.scoring.encoders import build_encoder
 from artgate.scoring.finetuning import FineTuning
 from artgate.scoring.fitting import Examples, fit_on_all, fit_on_splits
+from artgate.scoring.heads import OrdinalHead
 from artgate.scoring.layers import distances
 from artgate.scoring.scorer import Scorer
+from artgate.scoring.tuning_module import TuningModule
 
 CONF = Path(__file__).parents[2] / "conf" / "finetune"
 PLAIN = AugmentConfig(flip=0.5, least_crop=0.9, resize=0.0, compress=0.3, least_quality=60)
@@ -165,6 +167,39 @@ def test_learning_helps_on_pictures_that_were_not_seen(clip, tmp_path):
     grades = task.examples.targets[rows(96)["test"], 0].argmax(1).numpy()
     tuned, untuned = (each.probabilities[np.arange(16), 0, grades].mean() for each in (fit, frozen))
     assert tuned > untuned + 0.05
+
+
+@pytest.mark.parametrize("sizes", [[64], [64, 96]])
+def test_what_is_frozen_and_kept_in_memory_gives_the_same_features_and_slopes(config, sizes):
+    if config["kind"] == "open_clip" and len(sizes) > 1:
+        pytest.skip("one size alone suits it")
+    encoder = build_encoder(config | {"sizes": sizes})
+    head = OrdinalHead(encoder.dim, aspects=1, grades=3, kind="mlp", hidden=8, dropout=0.0, members=1)
+    whole, kept = (TuningModule(encoder, head, finetune("last", renditions=r), seed=0) for r in (0, 1))
+    assert whole.front is None and kept.front is not None
+    views = [encoder.preprocess(image) for image in pictures(3)[0]]
+    seen = encoder.collate(views), kept.front.collate([kept.front.record(view) for view in views])
+    found = [module.look(each, module.learner["network"]) for module, each in zip((whole, kept), seen, strict=True)]
+    torch.testing.assert_close(found[1], found[0], rtol=5e-3, atol=5e-3 * found[0].abs().max().item())
+    averaged = kept.look(seen[1], kept.average.module["network"])
+    assert torch.equal(averaged, found[1]), "the copy of the network is given the same"
+    direction = torch.randn(encoder.dim, generator=torch.Generator().manual_seed(0))
+    for each in found:
+        (each * direction).sum().backward()
+    slopes = [
+        {name: p.grad for name, p in module.learner["network"].named_parameters() if p.grad is not None}
+        for module in (whole, kept)
+    ]
+    assert slopes[0].keys() == slopes[1].keys() and slopes[0]
+    for name, slope in slopes[0].items():
+        torch.testing.assert_close(slopes[1][name], slope, rtol=0.05, atol=0.02 * slope.abs().max().item() + 1e-6)
+
+
+def test_renditions_that_do_not_fit_in_memory_are_made_anew(clip, tmp_path):
+    """The same weights whether the front's results are kept or computed each time, as long as the pictures are."""
+    once = on_splits(tuning(clip, tmp_path / "a", "last", epochs=1, renditions=9))[0]
+    again = on_splits(tuning(clip, tmp_path / "b", "last", epochs=1, renditions=9, memory_gib=1e-6))[0]
+    assert once.fingerprint == again.fingerprint
 
 
 class KilledError(Exception):

@@ -182,6 +182,8 @@ class FinetuneConfig:
     average_decay: float
     precision: str
     checkpointing: bool
+    renditions: int
+    memory_gib: float
     workers: int
     augment: AugmentConfig
     rank: int
@@ -201,6 +203,8 @@ class FinetuneConfig:
         _check_range("finetune.weight_decay", self.weight_decay, 0, 100)
         _check_range("finetune.warmup", self.warmup, 0, 0.9)
         _check_range("finetune.average_decay", self.average_decay, 0, 0.99999)
+        _check_range("finetune.renditions", self.renditions, 0, 1000)
+        _check_range("finetune.memory_gib", self.memory_gib, 0, 100_000)
         _check_range("finetune.workers", self.workers, 0, 256)
         _check_range("finetune.rank", self.rank, 1, 1024)
         _check_range("finetune.alpha", self.alpha, 1, 65536)

@@ -141,7 +141,7 @@ class FineTuning:
             module = TuningModule(self.encoder, head, config, self.seed)
             data = GradedPictures(
                 self.encoder, self.picture, self.examples.lessons, train, val, config, self.seed,
-                self.trainer.class_balance,
+                self.trainer.class_balance, module.front,
             )  # fmt: skip
             trainer = self._trainer(keep, folder, validates=bool(val))
             checkpoint = folder / CHECKPOINT

@@ -21,7 +21,7 @@ def distances(network: nn.Module) -> dict[str, int]:
     Raises UserError for a network whose layers have no order that is known.
     """
     found: dict[str, int] = {}
-    for prefix, module in _towers(network):
+    for prefix, module in towers(network):
         groups = _timm_groups(module) if hasattr(module, "group_matcher") else _open_clip_groups(module)
         last = max(groups.values())
         found |= {f"{prefix}{name}": last - group for name, group in groups.items()}
@@ -75,8 +75,8 @@ def learning_groups(network: nn.Module, config: FinetuneConfig) -> list[dict[str
     ]
 
 
-def _towers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The parts that have an order of their own: timm's models, or open_clip's image towers."""
+def towers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of the parts that have an order of their own: timm's models, or open_clip's image towers."""
     if hasattr(network, "group_matcher") and not hasattr(network, "trunk"):
         yield prefix, network
         return
@@ -85,7 +85,7 @@ def _towers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
         yield prefix, network
         return
     for name, child in network.named_children():
-        yield from _towers(child, f"{prefix}{name}.")
+        yield from towers(child, f"{prefix}{name}.")
 
 
 def _timm_groups(network: Any) -> dict[str, int]:
@@ -124,5 +124,5 @@ def _targets(network: nn.Module) -> list[str]:
 
 
 def _checkpoint(network: nn.Module) -> None:
-    for _, tower in _towers(network):
+    for _, tower in towers(network):
         tower.set_grad_checkpointing(True)  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """The LightningModule of fine-tuning, its data, and the callback that keeps the best epoch and survives a kill."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
@@ -17,11 +18,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from artgate.scoring.augmentation import augmented
 from artgate.scoring.config import FinetuneConfig
 from artgate.scoring.encoders import Encoder
+from artgate.scoring.frozen_front import FrozenFront, Record
 from artgate.scoring.heads import OrdinalHead, balancing_weights, corn_loss
 from artgate.scoring.layers import learning_groups, let_learn
 
-# views as `Encoder.features` takes them, targets (B, A, K), weights (B, A)
-Minibatch = tuple[Sequence[Tensor], Tensor, Tensor]
+log = logging.getLogger(__name__)
+
+# views as `Encoder.features` takes them or what a frozen front made of them, targets (B, A, K), weights (B, A)
+Minibatch = tuple[Any, Tensor, Tensor]
 VAL = -1  # stands for the epoch where a picture is seen as it is
 
 
@@ -30,9 +34,10 @@ class TuningModule(lightning.LightningModule):
 
     def __init__(self, encoder: Encoder, head: OrdinalHead, config: FinetuneConfig, seed: int):
         super().__init__()
-        self.look = encoder.features
         self.config, self.seed = config, seed
         network = let_learn(deepcopy(encoder.network), config)
+        self.front = _front(network, encoder, config)
+        self.look = self.front.features if self.front else encoder.features
         self.learner = nn.ModuleDict({"network": network, "head": deepcopy(head)})
         self.average = AveragedModel(self.learner, avg_fn=self._towards)
         self.average.requires_grad_(False)
@@ -135,7 +140,8 @@ class KeepEpoch(lightning.Callback):
 class GradedPictures(lightning.LightningDataModule):
     """Pictures as an encoder's views: all of `train` once an epoch, changed by chance; `val` as they are.
 
-    picture: row -> RGB image. targets: (N, A, K), NaN where ungraded. balance: weigh the grades alike.
+    picture: row -> RGB image. targets: (N, A, K), NaN where ungraded. balance: weigh the grades alike. front: what
+    does the frozen part of the work once for each picture and rendition.
     """
 
     def __init__(
@@ -148,13 +154,19 @@ class GradedPictures(lightning.LightningDataModule):
         config: FinetuneConfig,
         seed: int,
         balance: bool,
+        front: FrozenFront | None = None,
     ):
         super().__init__()
         self.config, self.seed = config, seed
-        self.collate = encoder.collate
         self.train, self.val = (
             _Pictures(encoder, picture, targets, rows, config, seed, balance) for rows in (list(train), list(val))
         )
+        keeps = front and _Kept.that_fits(front, self.train, len(train), len(val), config)
+        self.collate: Callable[[Sequence[Any]], Any] = front.collate if front else encoder.collate
+        # Processes would each keep their own.
+        self.workers = 0 if front else config.workers
+        if front:
+            self.train.kept = self.val.kept = keeps or _Kept(front, renditions=0)
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """In an order that seed and epoch decide."""
@@ -169,9 +181,9 @@ class GradedPictures(lightning.LightningDataModule):
             pictures,
             self.config.minibatch,
             sampler=order,
-            num_workers=self.config.workers,
+            num_workers=self.workers,
             collate_fn=self._collated,
-            persistent_workers=self.config.workers > 0,
+            persistent_workers=self.workers > 0,
         )
 
     def _collated(self, items: Sequence[tuple[Any, Tensor, Tensor]]) -> Minibatch:
@@ -193,18 +205,51 @@ class _Pictures(Dataset[Any]):
         balance: bool,
     ):
         self.encoder, self.picture, self.rows, self.config, self.seed = encoder, picture, rows, config, seed
+        self.kept: _Kept | None = None
         self.targets = targets[rows]
         self.weights = balancing_weights(self.targets) if balance else torch.ones(self.targets.shape[:2])
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Any, Tensor, Tensor]:
         epoch, index = place
+        seen = self.kept.record(self, epoch, index) if self.kept else self.views(epoch, index)
+        return seen, self.targets[index], self.weights[index]
+
+    def views(self, epoch: int, index: int) -> tuple[Tensor, ...]:
+        """Of a picture, as it is changed in an epoch."""
         image = self.picture(self.rows[index])
         if epoch != VAL:
             image = augmented(image, self.config.augment, np.random.default_rng([self.seed, epoch, index]))
-        return self.encoder.preprocess(image), self.targets[index], self.weights[index]
+        return self.encoder.preprocess(image)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class _Kept:
+    """What a frozen front made of pictures: of so many renditions of each, taken in turn; 0 keeps nothing."""
+
+    def __init__(self, front: FrozenFront, renditions: int):
+        self.front, self.renditions = front, renditions
+        self.found: dict[tuple[int, int], Record] = {}
+
+    @classmethod
+    def that_fits(
+        cls, front: FrozenFront, pictures: "_Pictures", train: int, val: int, config: FinetuneConfig
+    ) -> "_Kept":
+        """As many renditions as memory takes, up to those asked for; validation needs one, of each picture as it is."""
+        record = front.record(pictures.views(VAL, 0))
+        each = sum(tensor.nbytes for view in record for tensor in view)
+        room = config.memory_gib * 2**30 / each - val
+        return cls(front, max(0, min(config.renditions, int(room // train))))
+
+    def record(self, pictures: "_Pictures", epoch: int, index: int) -> Record:
+        """Of a picture in an epoch, computed where it is not there."""
+        if not self.renditions:
+            return self.front.record(pictures.views(epoch, index))
+        rendition = epoch if epoch == VAL else epoch % self.renditions
+        if (rendition, index) not in self.found:
+            self.found[rendition, index] = self.front.record(pictures.views(rendition, index))
+        return self.found[rendition, index]
 
 
 class _EpochOrder(Sampler[tuple[int, int]]):
@@ -222,6 +267,17 @@ class _EpochOrder(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return self.count
+
+
+def _front(network: nn.Module, encoder: Encoder, config: FinetuneConfig) -> FrozenFront | None:
+    """Where frozen blocks come before those that learn, and their results may be kept."""
+    if config.mode != "last" or not config.renditions or not config.memory_gib:
+        return None
+    try:
+        return FrozenFront(network, encoder)
+    except ValueError as error:
+        log.info("nothing is kept in memory: %s", error)
+        return None
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
