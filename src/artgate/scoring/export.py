@@ -177,14 +177,14 @@ def _quantised(model: bytes, calibration: Iterator[Views]) -> bytes:
         prepared, small = Path(folder) / "prepared.onnx", Path(folder) / "small.onnx"
         (Path(folder) / "model.onnx").write_bytes(model)
         quant_pre_process(str(Path(folder) / "model.onnx"), str(prepared), skip_symbolic_shape=True)
-        inputs, kept = _inputs_and_head(prepared.read_bytes())
+        inputs, exact = _inputs_and_exact(prepared.read_bytes())
         quantize_static(
             str(prepared),
             str(small),
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Clip", "Add"],
-            nodes_to_exclude=kept,
+            nodes_to_exclude=exact,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
@@ -192,16 +192,24 @@ def _quantised(model: bytes, calibration: Iterator[Views]) -> bytes:
         return small.read_bytes()
 
 
-def _inputs_and_head(model: bytes) -> tuple[list[str], list[str]]:
-    """The names of the inputs, and of the nodes that the features do not come from."""
+def _inputs_and_exact(model: bytes) -> tuple[list[str], list[str]]:
+    """The names of the inputs, and of the nodes that stay in float32.
+
+    These are what the features do not come from, and sums with a constant, which are none of the network's branches.
+    """
     import onnx
 
     graph = onnx.load_model_from_string(model).graph
-    needed = {"features"}
+    constants = {constant.name for constant in graph.initializer}
+    constants.update(name for node in graph.node if node.op_type == "Constant" for name in node.output)
+    needed, exact = {"features"}, []
     for node in reversed(graph.node):
-        if needed.intersection(node.output):
+        in_encoder = bool(needed.intersection(node.output))
+        if in_encoder:
             needed.update(node.input)
-    return [given.name for given in graph.input], [n.name for n in graph.node if not needed.intersection(n.output)]
+        if not in_encoder or (node.op_type == "Add" and constants.intersection(node.input)):
+            exact.append(node.name)
+    return [given.name for given in graph.input], exact
 
 
 def _agreement(scorer: Scorer, exact: bytes, small: bytes, check: Iterator[Views]) -> dict[str, float]:
@@ -298,6 +306,10 @@ def _check(scorer: Scorer, precision: str, images: str | Path | None) -> None:
             f"the scorer's encoder runs in {scorer.encoder.config['precision']}, which onnxruntime has not on a CPU: "
             "train it with encoder.precision=float32"
         )
+    try:
+        preprocess(next(_made_images()), **asdict(scorer.encoder.preprocessing))
+    except ValueError as error:
+        raise UserError(f"the scorer's preprocessing cannot be exported yet ({error}): score with the scorer") from None
 
 
 def _check_folder(folder: Path) -> None:

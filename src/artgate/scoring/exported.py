@@ -51,12 +51,13 @@ class ExportedScorer:
         self, items: Sequence[tuple[torch.Tensor, ...]], prompts: Sequence[str | None] | None = None
     ) -> list[Score]:
         """Score preprocessed images, one by one: onnxruntime gains nothing from more at once on one thread."""
-        return [self._score([view.numpy()[None, None] for view in item]) for item in items]
+        return [self._score([view.numpy().reshape(1, -1, *view.shape[-3:]) for view in item]) for item in items]
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Score]:
         """Score RGB images."""
         return self.score_preprocessed([self.preprocess(image) for image in images])
 
     def _score(self, views: Sequence[np.ndarray[Any, Any]]) -> Score:
+        """views: one (1, V, size, size, 3) array a size."""
         feed = dict(zip(self.description["inputs"], views, strict=True))
         return Score(**explained(self._session.run(["probabilities"], feed)[0][0], self.description))
