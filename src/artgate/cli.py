@@ -181,6 +181,24 @@ def embed(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of one train.py run.")],
+    collection: Annotated[
+        Path | None, typer.Option(help="Where its pictures are; without it where its settings say.")
+    ] = None,
+) -> None:
+    """Write a training run's report.html anew, with the certificate that its scorer has got since."""
+    from artgate.artworks.collection import Collection
+    from artgate.scoring.predictions import check_run
+
+    check_run(run)
+    pictures = None if collection is None else Collection(collection)
+    from artgate.scoring.report import write_report
+
+    typer.echo(str(write_report(run, pictures)))
+
+
+@app.command()
 def gallery(batch_dir: Annotated[Path, typer.Argument(help="The folder of one generate.py run.")]) -> None:
     """Write the batch's gallery.html anew."""
     from artgate.generation.gallery import write_gallery

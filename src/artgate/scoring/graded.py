@@ -83,7 +83,7 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
 
     Raises UserError if there is no collection, nothing that grades it, too few graded artworks or only one grade.
     """
-    collection = _open(config, collections)
+    collection = open_collection(Path(config.root), config.importer, collections)
     graded_by = _choose_source(config, collection.root)
     grades, lessons, ratings = _grades(config, collection.root, graded_by)
     everything = list(collection)
@@ -108,16 +108,22 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
     )
 
 
-def _open(config: DataConfig, collections: Path) -> Collection:
-    root = Path(config.root)
-    if config.importer is None:
+def _in_grades(opinions: np.ndarray, config: DataConfig) -> np.ndarray:
+    low, high = np.array([config.cuts[aspect] for aspect in config.aspects]).T
+    levels: np.ndarray = (opinions - low) / (high - low) + 0.5
+    return levels
+
+
+def open_collection(root: Path, importer: str | None, collections: Path) -> Collection:
+    """The collection of `root`, imported into `collections` first if it is raw."""
+    if importer is None:
         if (root / "data.csv").is_file() and not (root / "metadata.jsonl").exists():
             raise UserError(f"{root} is a raw database (it has data.csv): import it by adding `experiment=agiqa3k`")
         return Collection(root)
     from artgate.artworks.importers import import_agiqa3k
 
     # A folder of the same name elsewhere is another source: it gets its own collection.
-    name = f"{config.importer}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
+    name = f"{importer}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
     return import_agiqa3k(root, collections / name)
 
 

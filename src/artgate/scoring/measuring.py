@@ -1,7 +1,6 @@
 """What a trained scorer is worth: every figure with its interval, beside what it has to beat and what people reach."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from artgate.scoring.intervals import (
 )
 from artgate.scoring.metrics import LEAST_OF_A_GENERATOR, evaluate, expected_grade, predicted_grade
 from artgate.scoring.people import beside_people
+from artgate.scoring.predictions import Held
 from artgate.scoring.splits import make_folds
 
 Metrics = dict[str, Any]
@@ -31,36 +31,6 @@ GAP_FOLDS = 5
 GAP_PENALTY = 1.0
 # Its kernel has the square of this many cells; groups are left out beyond it.
 GAP_ARTWORKS = 4000
-
-
-@dataclass(frozen=True)
-class Held:
-    """N artworks with a grade of one aspect that the scorer did not learn from.
-
-    rows: (N,) where they stand among the graded. probabilities, targets: (N, K). opinions: (N,). groups: (N,) what
-    resampling keeps together.
-    """
-
-    aspect: str
-    rows: np.ndarray
-    probabilities: np.ndarray
-    targets: np.ndarray
-    opinions: np.ndarray
-    generators: list[str | None]
-    groups: list[str]
-
-    def of(self, kept: np.ndarray) -> "Held":
-        """Those of them where (N,) `kept`."""
-        places = np.flatnonzero(kept)
-        return Held(
-            self.aspect,
-            self.rows[kept],
-            self.probabilities[kept],
-            self.targets[kept],
-            self.opinions[kept],
-            [self.generators[place] for place in places],
-            [self.groups[place] for place in places],
-        )
 
 
 def measure(
@@ -79,7 +49,7 @@ def measure(
     aspects = {}
     for column, aspect in enumerate(graded.aspects):
         held = held_out(graded, group, fit, column)
-        if len(held.rows):
+        if len(held.image_ids):
             aspects[aspect] = _measured(graded, parts, examples, fit, held, settings)
     return {
         "resampled": {
@@ -101,7 +71,7 @@ def held_out(graded: GradedArtworks, group: Sequence[str], fit: Fit, column: int
     kept = rows[known]
     return Held(
         graded.aspects[column],
-        kept,
+        [graded.image_ids[row] for row in kept],
         probabilities[known],
         targets[known],
         graded.aspect_opinions[kept, column],
@@ -151,14 +121,16 @@ def _baselines(
     part = np.array(parts)
     features = examples.features.numpy()
     features = features if features.ndim == 2 else features[:, 0]  # (N, D), of the image as it is
+    row_of = {image_id: row for row, image_id in enumerate(graded.image_ids)}
+    held_rows = np.array([row_of[image_id] for image_id in held.image_ids])
     found: dict[str, np.ndarray] = {}
     if column == 0:
         place = {row: index for index, row in enumerate(fit.rows)}
-        found = {name: own[[place[row] for row in held.rows]] for name, own in fit.baselines.items()}
-    for asked in sorted(set(part[held.rows])):
+        found = {name: own[[place[row] for row in held_rows]] for name, own in fit.baselines.items()}
+    for asked in sorted(set(part[held_rows])):
         # In a final run each fold is held out in turn, else the test split, from what trains and what chooses.
         learnt = known & (np.isin(part, ["train", "val"]) if asked == "test" else (part != asked) & (part != ""))
-        rows = held.rows[part[held.rows] == asked]
+        rows = held_rows[part[held_rows] == asked]
         own = {"constant": np.tile(graded.targets[learnt, column].mean(0), (len(rows), 1))}
         if column:
             targets, made_by = graded.targets[learnt, column], np.array(graded.generators, dtype=object)
@@ -169,7 +141,7 @@ def _baselines(
                     made_by[learnt].tolist(), targets, made_by[rows].tolist()
                 )
         for name, probabilities in own.items():
-            found.setdefault(name, np.zeros_like(held.probabilities))[part[held.rows] == asked] = probabilities
+            found.setdefault(name, np.zeros_like(held.probabilities))[part[held_rows] == asked] = probabilities
     order = ("logistic_regression", "generator_majority", "constant")
     return {name: found[name] for name in (*order, *sorted(set(found) - set(order))) if name in found}
 
@@ -194,12 +166,12 @@ def _by_generator(held: Held, resamples: Resamples) -> dict[str, Metrics]:
     for name in sorted(set(made_by.tolist())):
         own = held.of(made_by == name)
         expected = expected_grade(own.probabilities)
-        few = len(own.rows) < LEAST_OF_A_GENERATOR
-        beside = (own.targets, own.opinions, [None] * len(own.rows))
+        few = len(own.image_ids) < LEAST_OF_A_GENERATOR
+        beside = (own.targets, own.opinions, [None] * len(own.image_ids))
         found = evaluate(own.probabilities, *beside)
         drawn = {} if few else resamples.subset(made_by == name).of(figures(own.probabilities, *beside))
         table[name or "unknown"] = {
-            "n": len(own.rows),
+            "n": len(own.image_ids),
             "score": float(expected.mean() / (len(GRADES) - 1)),
             "grade": float(own.targets.argmax(1).mean() / (len(GRADES) - 1)),
             "opinion": float(own.opinions.mean()),
@@ -215,7 +187,7 @@ def _ceiling(graded: GradedArtworks, held: Held, resamples: Resamples, settings:
     cuts = settings.data.cuts.get(held.aspect)
     if graded.graded_by != "ratings" or cuts is None:
         return None
-    opinions = read_opinions(graded.collection.root, held.aspect, [graded.image_ids[row] for row in held.rows])
+    opinions = read_opinions(graded.collection.root, held.aspect, held.image_ids)
     return human_ceiling(opinions, settings.data.raters, (cuts[0], cuts[1]), resamples)
 
 

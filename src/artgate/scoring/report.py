@@ -4,30 +4,39 @@ The page stands alone: pictures are inside it, nothing comes from a network, no 
 came from outside, and are escaped. It holds samples of bounded number, so it stays small however many there are.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from artgate.artworks.artwork import Artwork
 from artgate.artworks.collection import Collection
 from artgate.artworks.files import write_atomic
 from artgate.artworks.page import environment, thumbnail
-from artgate.artworks.text import one_line
+from artgate.artworks.text import clean_text, one_line
 from artgate.errors import UserError
 from artgate.labels.grades import GRADES
 from artgate.scoring.card import JUDGES, SHORT, how_measured, limits_of, what_it_is
+from artgate.scoring.certificate import FOLDER as CERTIFICATE_FOLDER
+from artgate.scoring.certificate import Certificate, load_certificate
 from artgate.scoring.charts import (
     confusion,
     precision_and_yield,
     reliability_of_grades,
     scores_by_grade,
 )
+from artgate.scoring.graded import open_collection
 from artgate.scoring.intervals import Resamples
-from artgate.scoring.measuring import Held
 from artgate.scoring.metrics import predicted_grade
-from artgate.scoring.picks import Pick, Picks
+from artgate.scoring.picks import Pick, Picks, pick
+from artgate.scoring.predictions import Held, read_predictions
 
+FILE_NAME = "report.html"
+DESCRIPTION = "scorer.json"  # of the scorer's folder, which scorer.py reads
 SIDE = 208  # of thumbnails, in pixels
 # The figures that get a panel of their own, with all that they are to be compared with.
 PANELS = {
@@ -43,23 +52,18 @@ NAMED_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class Certified:
-    """A threshold whose precision is at least `precision`, with the stated confidence, at an expected yield."""
-
-    threshold: float
-    precision: float
-    confidence: float
-    passed: float
-
-
-@dataclass(frozen=True)
 class Told:
-    """What a page tells beside figures: a name, how to run it again, the settings (YAML, no secrets), its encoder."""
+    """What a page tells beside figures.
+
+    name: of the run. command: that made it, where known. settings: YAML, without secrets. encoder: its configuration.
+    certificate: of the scorer, None where it has none.
+    """
 
     name: str
     command: str | None
     settings: str
     encoder: Mapping[str, Any]
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True)
@@ -73,37 +77,36 @@ class Shown:
     prompt: str
 
 
-def write_report(
-    path: Path,
-    collection: Collection,
-    metrics: Mapping[str, Any],
-    held: Mapping[str, Held],
-    picks: Picks,
-    told: Told,
-    certified: Certified | None = None,
-) -> Path:
-    """Write the page, replacing `path` as a whole, and return it.
+def write_report(run: Path, collection: Collection | None = None) -> Path:
+    """Write `report.html` in the folder of a training run from the other files there; return its path.
 
-    metrics: what metrics.json holds. held: aspect -> what the scorer says of it, quality first. certified: of quality.
+    Made anew after `artgate certify`, it shows the certificate of the run's scorer too. collection: where the pictures
+    are; without it, where the run's settings say. Raises UserError where a file of the run is missing or damaged.
     """
-    write_atomic(path, render(collection, metrics, held, picks, told, certified))
-    return path
+    held = read_predictions(run)
+    metrics, told = _read(run)
+    artworks = collection or _collection(run, told.settings)
+    picks = pick_held(artworks, held["quality"])
+    write_atomic(run / FILE_NAME, render(artworks, metrics, held, picks, told))
+    return run / FILE_NAME
+
+
+def pick_held(collection: Collection, quality: Held) -> Picks:
+    """What to look at, of the artworks that the collection still has."""
+    kept = quality.of(np.array([image_id in collection for image_id in quality.image_ids], dtype=bool))
+    return pick([collection[image_id] for image_id in kept.image_ids], kept.probabilities, kept.targets)
 
 
 def render(
-    collection: Collection,
-    metrics: Mapping[str, Any],
-    held: Mapping[str, Held],
-    picks: Picks,
-    told: Told,
-    certified: Certified | None = None,
+    collection: Collection, metrics: Mapping[str, Any], held: Mapping[str, Held], picks: Picks, told: Told
 ) -> str:
-    """The page, as `write_report` writes it."""
+    """The page. metrics: what metrics.json holds. held: aspect -> what the scorer says of it, quality first."""
     quality = held["quality"]
     graded = quality.targets.argmax(1)
     resamples = Resamples(quality.groups, metrics["resampled"]["resamples"], metrics["seed"])
     curve = precision_and_yield(quality.probabilities, graded, resamples)
     templates = environment(Path(__file__).parent)
+    templates.filters.update(line=one_line, text=clean_text)
     return templates.get_template("report.html.j2").render(
         told=told,
         name=one_line(told.name),
@@ -122,13 +125,42 @@ def render(
         named=[
             min(curve, key=lambda point: abs(point.threshold - at)) for at in NAMED_THRESHOLDS if _within(curve, at)
         ],
-        certified=certified,
+        certified=told.certificate,
+        on_the_curve=told.certificate is not None
+        and (told.certificate.kind, told.certificate.acceptable) == ("score", GRADES[-1]),
         best={grade: _shown(collection, chosen) for grade, chosen in picks.best.items()},
         worst={grade: _shown(collection, chosen) for grade, chosen in picks.worst.items()},
         mistakes=_shown(collection, picks.mistakes),
         suspects=_shown(collection, picks.suspects),
         suspected=picks.suspected,
     )
+
+
+def _read(run: Path) -> tuple[dict[str, Any], Told]:
+    """metrics.json of a run, and what its other files tell."""
+    try:
+        metrics = json.loads((run / "metrics.json").read_text())
+        settings = (run / "config.yaml").read_text()
+        scorer = json.loads((run / "scorer" / DESCRIPTION).read_text())
+        command, encoder = scorer["description"]["command"], scorer["encoder"]["config"]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: name a folder that train.py made, whole") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{run} is damaged: copy the run again, or train again") from None
+    certificate = run / "scorer" / CERTIFICATE_FOLDER
+    known = load_certificate(certificate) if certificate.is_dir() else None
+    if known is not None and known.scorer != scorer["fingerprint"]:
+        known = None  # of a scorer that was here before
+    return metrics, Told(run.resolve().name, command, settings, encoder, known)
+
+
+def _collection(run: Path, settings: str) -> Collection:
+    try:
+        read = yaml.safe_load(settings)
+        data, collections = read["data"], Path(read["paths"]["collections"])
+        return open_collection(Path(data["root"]), data["importer"], collections)
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise UserError(f"{run / 'config.yaml'} is damaged: name the collection with --collection") from None
 
 
 def _within(curve: Sequence[Any], threshold: float) -> bool:

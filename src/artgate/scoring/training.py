@@ -39,9 +39,9 @@ Metrics = dict[str, Any]
 def train(cfg: DictConfig) -> Metrics:
     """Train a scorer as `cfg` (conf/train.yaml) says; return what metrics.json holds.
 
-    Leaves in `paths.run`: config.yaml, metrics.json, scorer/, report.html, pictures/ and W&B's own folder. The same
-    seed on the same machine gives the same metrics. Raises UserError, before anything heavy begins, for settings out of
-    range and for data that there is nothing to learn from.
+    Leaves in `paths.run`: config.yaml, metrics.json, predictions.jsonl, scorer/, report.html, pictures/ and W&B's own
+    folder. The same seed on the same machine gives the same metrics. Raises UserError, before anything heavy begins,
+    for settings out of range and for data that there is nothing to learn from.
     """
     settings = validated(TrainConfig, cfg)
     graded = read_graded(settings.data, Path(settings.paths.collections))
@@ -289,7 +289,7 @@ def _save(
     aspects = image_aspects(graded.aspects, prompted.text if prompted else None)
     scorer = Scorer(encoder, fit.head, fit.calibration, aspects, {"command": command, "metrics": metrics}, prompted)
     folder = scorer.save(run / "scorer", model_card(metrics, encoder.config, command))
-    where = _tell(graded, groups, fit, encoder, metrics, settings, tracker, folder)
+    where = _tell(graded, groups, fit, metrics, settings, tracker, folder)
     return {"metrics": str(run / "metrics.json"), "scorer": str(folder), **where}
 
 
@@ -297,7 +297,6 @@ def _tell(
     graded: GradedArtworks,
     groups: Mapping[str, str],
     fit: "Fit",
-    encoder: "Encoder",
     metrics: Metrics,
     settings: TrainConfig,
     tracker: Any,
@@ -306,26 +305,25 @@ def _tell(
     from artgate.scoring.intervals import Resamples
     from artgate.scoring.measuring import held_out
     from artgate.scoring.metrics import predicted_grade
-    from artgate.scoring.picks import pick, picture
+    from artgate.scoring.picks import picture
     from artgate.scoring.pictures import write_pictures
-    from artgate.scoring.report import Told, write_report
+    from artgate.scoring.predictions import write_predictions
+    from artgate.scoring.report import pick_held, write_report
 
-    run = Path(settings.paths.run)
+    run, collection = Path(settings.paths.run), graded.collection
     group = [groups[image_id] for image_id in graded.image_ids]
     held = {aspect: held_out(graded, group, fit, column) for column, aspect in enumerate(graded.aspects)}
+    write_predictions(run, held)
+    page = write_report(run, collection)
     quality = held["quality"]
+    picks = pick_held(collection, quality)
     resamples = Resamples(quality.groups, settings.report.resamples, settings.seed)
-    picks = pick([graded.artworks[row] for row in quality.rows], quality.probabilities, quality.targets)
-    pictures = write_pictures(
-        run / "pictures", graded.collection, quality.probabilities, quality.targets, resamples, picks
-    )
-    told = Told(run.resolve().name, _command(), (run / "config.yaml").read_text(), encoder.config)
-    page = write_report(run / "report.html", graded.collection, metrics, held, picks, told)
+    pictures = write_pictures(run / "pictures", collection, quality.probabilities, quality.targets, resamples, picks)
     tracker.record(
         metrics,
         pictures,
         picks,
-        lambda chosen: picture(graded.collection, chosen),
+        lambda chosen: picture(collection, chosen),
         quality.targets.argmax(1),
         predicted_grade(quality.probabilities),
         scorer,
