@@ -30,14 +30,14 @@ def test_the_score_is_held_against_the_threshold_which_itself_passes():
 
 
 def test_the_good_gate_looks_at_the_probability_of_good_alone():
-    gate = Gate(GateConfig(kind="good", threshold=0.6))
+    gate = Gate("good", 0.6)
     assert gate.decide(Scored(0.9, good=0.25)).reason == "P(good) 0.25 < threshold 0.60"
     assert gate.decide(Scored(0.1, good=0.6)).accepted
 
 
 @pytest.mark.parametrize("score", [0.4999, 0.49999999])
 def test_a_reason_never_says_that_a_number_is_below_itself(score: float):
-    verdict = Gate(GateConfig(kind="score", threshold=0.5)).decide(Scored(score))
+    verdict = Gate("score", 0.5).decide(Scored(score))
     below, above = verdict.reason.removeprefix("score ").split(" < threshold ")
     assert not verdict.accepted and float(below) < float(above)
 

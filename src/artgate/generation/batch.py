@@ -17,7 +17,7 @@ from PIL import Image
 
 from artgate.artworks.files import append_line, read_lines, repair_lines, sweep_temporaries, write_atomic
 from artgate.errors import UserError
-from artgate.generation.gate import BestOf, Gate, Scored, Verdict
+from artgate.generation.gate import Judge, Scored, Verdict
 from artgate.generation.prompts import Candidate
 
 if TYPE_CHECKING:
@@ -26,19 +26,23 @@ if TYPE_CHECKING:
 CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
 STATUSES = ("accepted", "rejected", "failed")
 # What may change between two runs on one folder: the ledger only grows longer by it.
-MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds")
+MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds", "gate.on_drift")
 
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A candidate that left the sampler: its small picture and score, or the error that it ended with."""
+    """A candidate that left the sampler: its small picture and score, or the error that it ended with.
+
+    point: its features as a certificate's gate watches them, None for other gates.
+    """
 
     candidate: Candidate
     picture: Image.Image | None = None
     score: "Score | None" = None
     error: str | None = None
+    point: list[float] | None = None
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -126,19 +130,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def produce(
     outcomes: Iterable[Outcome],
     batch: Batch,
-    gate: Gate | BestOf,
+    gate: Judge,
     save: Callable[[Outcome, Verdict | None], Line],
     target: int,
     max_failures: int,
     put_off: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Line]:
-    """Judge and save outcomes, in index order, until `target` are accepted or there are no more; yield each new line.
+    """Judge and save outcomes, in index order, until `target` are accepted, the gate ends it or there are no more.
+
+    Yields each new line.
 
     outcomes: from the first index that the ledger lacks on, in any order. save: keeps the pictures of one outcome
     (verdict None: it failed) and returns its ledger line. put_off: a context in which interrupts wait.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
-    if batch.accepted >= target:
+    if batch.accepted >= target or gate.over:
         return
     failures: list[Line] = []
     for outcome, verdict in judged(outcomes, gate, batch.lines):
@@ -146,6 +152,7 @@ def produce(
             with put_off():
                 line = save(outcome, verdict)
                 batch.append(line)
+                gate.observe(line)
         except OSError as error:
             raise UserError(
                 f"candidate {outcome.candidate.index} could not be saved ({error}): {batch.accepted} accepted artworks "
@@ -158,7 +165,7 @@ def produce(
                 f"{len(failures)} candidates in a row failed (max_failures={max_failures}), the first, candidate "
                 f"{failures[0]['index']}, with: {failures[0]['reason']}; mend that, then run the same command to go on"
             )
-        if batch.accepted >= target:
+        if batch.accepted >= target or gate.over:
             return
 
 
@@ -170,7 +177,7 @@ def _in_a_row(failures: list[Line], line: Line) -> list[Line]:
 
 
 def judged(
-    outcomes: Iterable[Outcome], gate: Gate | BestOf, decided: Sequence[Line]
+    outcomes: Iterable[Outcome], gate: Judge, decided: Sequence[Line]
 ) -> Iterator[tuple[Outcome, Verdict | None]]:
     """Outcomes in index order with their verdicts (None: failed), given as soon as a group of `gate.of` is complete.
 
@@ -195,7 +202,7 @@ def in_index_order(outcomes: Iterable[Outcome], first: int) -> Iterator[Outcome]
             first += 1
 
 
-def whole_groups(max_candidates: int, gate: Gate | BestOf) -> int:
+def whole_groups(max_candidates: int, gate: Judge) -> int:
     """The most candidates that can be judged: a group that `max_candidates` would cut is not begun."""
     return max_candidates - max_candidates % gate.of
 
@@ -206,7 +213,7 @@ class _LedgerScore:
     probabilities: dict[str, float]
 
 
-def _verdicts(earlier: Sequence[Line], group: Sequence[Outcome], gate: Gate | BestOf) -> list[Verdict | None]:
+def _verdicts(earlier: Sequence[Line], group: Sequence[Outcome], gate: Judge) -> list[Verdict | None]:
     # Told by the score and not by the status: what failed after the gate was ranked all the same.
     known: list[Scored] = [
         _LedgerScore(line["score"], line["probabilities"]) for line in earlier if line["score"] is not None
@@ -233,7 +240,7 @@ def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -
     differing = [
         f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key.split(".")[0] not in MAY_CHANGE
+        if before.get(key) != after.get(key) and not {key, key.split(".")[0]} & set(MAY_CHANGE)
     ]
     if differing:
         raise UserError(

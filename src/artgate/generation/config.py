@@ -6,7 +6,8 @@ from typing import Any
 
 from artgate.errors import UserError
 
-GATES = ("score", "good", "best_of")
+GATES = ("score", "good", "best_of", "certified")
+ON_DRIFT = ("warn", "stop")
 LARGEST_SIDE = 16384
 
 
@@ -15,25 +16,46 @@ class GateConfig:
     """What is accepted.
 
     kind: "score" (score >= threshold), "good" (P(good) >= threshold), or "best_of" (of every `of` candidates in index
-    order the `keep` best by score, if their score is >= threshold).
-    threshold: in [0, 1].
+    order the `keep` best by score, if their score is >= threshold), or "certified" (what a certificate says).
+    threshold: in [0, 1]; None for "certified", which has its own. certificate: its folder, of `artgate certify`.
+    on_drift: what to do where candidates are not like those that the certificate was measured on: "warn" goes on with
+    the certificate suspended, "stop" ends the batch.
     """
 
     kind: str
-    threshold: float
+    threshold: float | None = None
     keep: int = 1
     of: int = 1
+    certificate: str | None = None
+    on_drift: str = "warn"
 
     def __post_init__(self) -> None:
         if self.kind not in GATES:
             raise UserError(f"gate.kind {self.kind} is not one of {', '.join(GATES)}: choose one, e.g. gate=score")
-        if not 0 <= self.threshold <= 1:
+        if self.on_drift not in ON_DRIFT:
+            raise UserError(f"gate.on_drift {self.on_drift} is not one of {', '.join(ON_DRIFT)}: choose one")
+        if self.kind == "certified":
+            self._check_certified()
+        elif self.certificate is not None:
+            raise UserError(f"gate.certificate is for gate=certified, not for {self.kind}: choose gate=certified")
+        elif self.threshold is None:
+            raise UserError("gate.threshold has no value: give one in [0, 1], e.g. gate.threshold=0.5")
+        elif not 0 <= self.threshold <= 1:
             raise UserError(
                 f"gate.threshold {self.threshold} is outside [0, 1]: scores and probabilities lie in [0, 1], e.g. 0.5"
             )
         if not 1 <= self.keep <= self.of:
             raise UserError(
                 f"gate.keep {self.keep} is outside [1, gate.of = {self.of}]: keep at most as many as there are"
+            )
+
+    def _check_certified(self) -> None:
+        if self.certificate is None:
+            raise UserError("gate.certificate has no value: give the folder that `artgate certify` wrote")
+        if self.threshold is not None or self.of != 1:
+            raise UserError(
+                "gate.threshold, gate.keep and gate.of are not for gate=certified: the certificate has the threshold; "
+                "leave them out"
             )
 
 

@@ -67,7 +67,8 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
         rejected_count=len(rejected),
         failed=failed[:MOST_FAILED],
         failed_count=len(failed),
-        gate=_gate_in_words(summary.get("config", {}).get("gate", {})),
+        gate=_gate_in_words(summary.get("config", {}).get("gate", {}), summary.get("gate", {})),
+        warning=summary.get("gate", {}).get("warning"),
         stages=_stages(summary.get("seconds", {})),
         histogram=_histogram(lines),
         mean_scores={status: _mean_score(lines, status) for status in ("accepted", "rejected")},
@@ -121,9 +122,16 @@ def _thumbnail(path: Path, side: int) -> tuple[str, int, int]:
         return thumbnail(image.convert("RGB"), side)
 
 
-def _gate_in_words(gate: Mapping[str, Any]) -> str:
+def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if not gate:
         return ""
+    if gate["kind"] == "certified":
+        held = told["certificate"]
+        return (
+            f"{'P(good)' if held['kind'] == 'good' else 'a score'} of {held['threshold']:.3g} or more, certified: at "
+            f"least {held['precision']:.0%} {held['acceptable']} or better with confidence {held['confidence']:g}, on "
+            f"{held['labels']} labels"
+        )
     if gate["kind"] == "best_of":
         floor = f", if they score {gate['threshold']:g} or more" if gate["threshold"] else ""
         return f"the best {gate['keep']} of every {gate['of']}{floor}"

@@ -1,8 +1,8 @@
 """The gate: accept a scored candidate, or say why not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from artgate.generation.config import GateConfig
 
@@ -27,31 +27,56 @@ class Verdict:
     reason: str
 
 
-class Gate:
-    """An absolute threshold on the score or on P(good): each candidate is judged by itself."""
+class Judge:
+    """What every gate is: verdicts on groups of `of` candidates, and nothing that changes from one to the next."""
 
     of = 1
 
-    def __init__(self, config: GateConfig) -> None:
-        self.config = config
+    def judge(self, scores: Sequence[Scored]) -> list[Verdict]:
+        """One verdict a score, in the order given."""
+        raise NotImplementedError
+
+    def observe(self, line: Mapping[str, Any]) -> None:
+        """Take note of a decided candidate's line of the ledger: each once, in order."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the batch is to end now, be it complete or not."""
+        return False
+
+    @property
+    def warning(self) -> str | None:
+        """What whoever runs the batch has to know, and do."""
+        return None
+
+    def told(self) -> dict[str, Any]:
+        """What a summary tells of the gate beside the configuration."""
+        return {}
+
+
+class Gate(Judge):
+    """An absolute threshold on the score or on P(good): each candidate is judged by itself."""
+
+    def __init__(self, kind: str, threshold: float) -> None:
+        self.kind, self.threshold = kind, threshold
 
     def decide(self, score: Scored) -> Verdict:
         """Accept what reaches the threshold."""
-        if self.config.kind == "good":
-            return _against_threshold("P(good)", score.probabilities["good"], self.config.threshold)
-        return _against_threshold("score", score.score, self.config.threshold)
+        if self.kind == "good":
+            return _against_threshold("P(good)", score.probabilities["good"], self.threshold)
+        return _against_threshold("score", score.score, self.threshold)
 
     def judge(self, scores: Sequence[Scored]) -> list[Verdict]:
         """One verdict a score, in the order given."""
         return [self.decide(score) for score in scores]
 
 
-class BestOf:
+class BestOf(Judge):
     """The best `keep` of every `of` candidates: judged once all scores of such a group are known."""
 
     def __init__(self, config: GateConfig) -> None:
-        self.config = config
-        self.of = config.of
+        self.keep, self.of = config.keep, config.of
+        self.threshold = config.threshold or 0.0
 
     def judge(self, scores: Sequence[Scored]) -> list[Verdict]:
         """One verdict a score, in the order given. Of equal scores the earlier candidate ranks higher.
@@ -63,15 +88,24 @@ class BestOf:
         return [self._verdict(score, rank[i], len(scores)) for i, score in enumerate(scores)]
 
     def _verdict(self, score: Scored, rank: int, ranked: int) -> Verdict:
-        above = _against_threshold("score", score.score, self.config.threshold)
+        above = _against_threshold("score", score.score, self.threshold)
         if not above.accepted:
             return above
-        return Verdict(rank <= self.config.keep, f"rank {rank} of {ranked}, best {self.config.keep} are kept")
+        return Verdict(rank <= self.keep, f"rank {rank} of {ranked}, best {self.keep} are kept")
 
 
-def build_gate(config: GateConfig) -> Gate | BestOf:
-    """The gate that the configuration names."""
-    return BestOf(config) if config.kind == "best_of" else Gate(config)
+def build_gate(config: GateConfig, lines: Sequence[Mapping[str, Any]] = ()) -> Judge:
+    """The gate that the configuration names, as it is after `lines` of the ledger.
+
+    Raises UserError where its certificate is missing or was changed.
+    """
+    if config.kind == "best_of":
+        return BestOf(config)
+    if config.kind == "certified":
+        from artgate.generation.certified import load_certified_gate
+
+        return load_certified_gate(config, lines)
+    return Gate(config.kind, config.threshold or 0.0)
 
 
 def _against_threshold(name: str, value: float, threshold: float) -> Verdict:

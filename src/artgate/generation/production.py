@@ -21,7 +21,7 @@ from artgate.generation.basemap import build_basemap
 from artgate.generation.batch import Batch, produce, read_json, whole_groups
 from artgate.generation.config import GenerateConfig
 from artgate.generation.diffusion_config import DiffusionConfig
-from artgate.generation.gate import build_gate
+from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
@@ -81,18 +81,19 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
     with Interrupts() as interrupts:
         try:
             _check_stream(batch, source)
+            gate = build_gate(settings.gate, batch.lines)
             begun = time.perf_counter()
             stages = load_stages(settings)
             loading = time.perf_counter() - begun
-            _settle_models(batch, stages.models)
+            _settle_models(batch, stages.models | _certificate_as_model(gate))
         except BaseException:
             batch.discard()
             raise
-        gate = build_gate(settings.gate)
-        records = Records(batch.root, stages, asdict(settings), settings.keep_rejected)
+        told = gate.told().get("certificate")
+        records = Records(batch.root, stages, asdict(settings), settings.keep_rejected, told)
         left = (source[k] for k in range(len(batch.lines), whole_groups(settings.max_candidates, gate)))
         decided = produce(
-            outcomes(stages, left),
+            outcomes(stages, left, getattr(gate, "point", None)),
             batch,
             gate,
             records.save,
@@ -140,7 +141,8 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     from artgate.generation.gallery import write_gallery
 
     models = read_json(batch.root / MODELS)
-    summary = summarise(batch.lines, read_lines(batch.root / SESSIONS), asdict(settings), models)
+    gate = build_gate(settings.gate, batch.lines)
+    summary = summarise(batch.lines, read_lines(batch.root / SESSIONS), asdict(settings), models, gate.told())
     write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     gallery = write_gallery(batch.root)
     print(_report(summary, batch.root, gallery), flush=True)
@@ -158,6 +160,8 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
             f"{summary['evaluations_per_accepted']:.1f} denoiser evaluations, {summary['seconds_per_accepted']:.2f} s"
         )
         lines.append(f"cost per accepted: {cost}")
+    if warning := summary.get("gate", {}).get("warning"):
+        lines.append(f"warning: {warning}")
     if not summary["complete"]:
         lines.append("not complete: the same command goes on, at max_candidates only with a larger max_candidates")
     lines += [f"gallery  {gallery}", f"images   {root / 'accepted' / 'images'}", f"summary  {root / SUMMARY}"]
@@ -174,6 +178,25 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
             f"scorer {settings.scorer} is not the folder of a scorer (it has no scorer.json): give one that train.py "
             "made, or scorer=null for the shipped one"
         )
+    if settings.gate.kind == "certified":
+        _check_certificate(settings)
+
+
+def _check_certificate(settings: GenerateConfig) -> None:
+    """Refuse a certificate of another scorer, without building the scorer."""
+    from artgate.scoring.certificate import check_scorer, load_certificate
+
+    folder = Path(settings.scorer).expanduser() if settings.scorer else Path(__file__).parents[1] / "assets" / "scorer"
+    scorer = read_json(folder / "scorer.json")
+    certificate = load_certificate(str(settings.gate.certificate))
+    encoder = scorer.get("encoder", {}).get("fingerprint", "")
+    check_scorer(certificate, scorer.get("fingerprint", ""), encoder, f"certificate {settings.gate.certificate}")
+
+
+def _certificate_as_model(gate: Judge) -> dict[str, Any]:
+    """Beside the models, so that a batch does not go on with another certificate than it was begun with."""
+    certificate = gate.told().get("certificate")
+    return {"certificate": {"name": "certificate", "licence": None, **certificate}} if certificate else {}
 
 
 def _batch_dir(settings: GenerateConfig) -> Path:
@@ -186,8 +209,9 @@ def _batch_dir(settings: GenerateConfig) -> Path:
 
 
 def _is_over(batch: Batch, settings: GenerateConfig) -> bool:
-    limit = whole_groups(settings.max_candidates, build_gate(settings.gate))
-    return batch.accepted >= settings.target or len(batch.lines) >= limit
+    gate = build_gate(settings.gate, batch.lines)
+    limit = whole_groups(settings.max_candidates, gate)
+    return batch.accepted >= settings.target or len(batch.lines) >= limit or gate.over
 
 
 def _check_stream(batch: Batch, source: CandidateSource) -> None:

@@ -33,10 +33,19 @@ class Records:
     """Writes into a batch folder; `save` is what `produce` calls for each judged candidate.
 
     config: the whole configuration, for the sidecars. keep_rejected: keep small pictures of the rejected.
+    certificate: what sidecars tell of the gate's, where it has one.
     """
 
-    def __init__(self, root: Path, stages: Stages, config: dict[str, Any], keep_rejected: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        stages: Stages,
+        config: dict[str, Any],
+        keep_rejected: bool,
+        certificate: dict[str, Any] | None = None,
+    ) -> None:
         self.root = root
+        self.certificate = certificate
         self.stages = stages
         self.config = config
         self.keep_rejected = keep_rejected
@@ -105,7 +114,12 @@ class Records:
                 "height": self.stages.sampler.height,
                 "slots": self.stages.sampler.slots,
             },
-            "gate": {"score": line["score"], "probabilities": line["probabilities"], "reason": line["reason"]},
+            "gate": {
+                "score": line["score"],
+                "probabilities": line["probabilities"],
+                "reason": line["reason"],
+                **({"certificate": self.certificate} if self.certificate else {}),
+            },
             "models": self.stages.models,
             "versions": versions(),
             "config": self.config,
@@ -175,4 +189,5 @@ def _line(outcome: Outcome, verdict: Verdict | None) -> Line:
         "file": None,
         "evaluations": outcome.evaluations,
         "seconds": outcome.seconds,
+        **({"point": outcome.point} if outcome.point is not None else {}),
     }

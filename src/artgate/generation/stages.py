@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from artgate.config import validated
@@ -68,11 +69,14 @@ def load_stages(settings: GenerateConfig) -> Stages:
     return Stages(sampler, picture, scorer, upscaler, application, models)
 
 
-def outcomes(stages: Stages, candidates: Iterable[Candidate]) -> Iterator[Outcome]:
+def outcomes(
+    stages: Stages, candidates: Iterable[Candidate], point: Callable[[np.ndarray], list[float]] | None = None
+) -> Iterator[Outcome]:
     """Candidates as they leave the sampler, decoded and scored.
 
     Time in the sampler is booked on the candidate that it was waited for. A candidate is scored alone, so that its
-    score does not depend, not even in the last digit, on its neighbours.
+    score does not depend, not even in the last digit, on its neighbours. point: what to keep of a picture's (D,)
+    features, where a gate watches them.
     """
     leaving = stages.sampler.run(candidates, stages.basemap)
     while True:
@@ -81,7 +85,7 @@ def outcomes(stages: Stages, candidates: Iterable[Candidate]) -> Iterator[Outcom
         seconds = {"denoise": time.perf_counter() - begun}
         if item is None:
             return
-        yield _failed(item, seconds) if isinstance(item, Failed) else _scored(stages, item, seconds)
+        yield _failed(item, seconds) if isinstance(item, Failed) else _scored(stages, item, seconds, point)
 
 
 def fitted(image: Image.Image, application: ApplicationConfig) -> Image.Image:
@@ -95,19 +99,23 @@ def _failed(item: Failed, seconds: dict[str, float]) -> Outcome:
     return Outcome(item.candidate, error=f"denoise: {item.error}", evaluations=item.evaluations, seconds=seconds)
 
 
-def _scored(stages: Stages, item: Finished, seconds: dict[str, float]) -> Outcome:
+def _scored(
+    stages: Stages, item: Finished, seconds: dict[str, float], point: Callable[[np.ndarray], list[float]] | None
+) -> Outcome:
     stage, begun = "decode", time.perf_counter()
     try:
         picture = stages.sampler.model.decode(item.latents[None])[0]
         seconds[stage], stage, begun = time.perf_counter() - begun, "score", time.perf_counter()
-        score: Score = stages.scorer([picture])[0]
+        features = stages.scorer.encoder.encode_images([picture])  # (1, D)
+        score: Score = stages.scorer.score_features(features)[0]
+        kept = point(features[0].numpy()) if point else None
         seconds[stage] = time.perf_counter() - begun
         if not math.isfinite(score.score):
             raise ValueError(f"the score is {score.score}")
     except Exception as error:  # whatever is wrong with one candidate must not end the batch
         message = f"{stage}: {type(error).__name__}: {error}"
         return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
-    return Outcome(item.candidate, picture, score, evaluations=item.evaluations, seconds=seconds)
+    return Outcome(item.candidate, picture, score, point=kept, evaluations=item.evaluations, seconds=seconds)
 
 
 def _check_final_size(application: ApplicationConfig, sampler: SlotSampler, upscaler: Upscaler) -> None:

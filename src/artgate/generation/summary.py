@@ -11,12 +11,14 @@ def summarise(
     sessions: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
     models: Mapping[str, Any],
+    gate: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `summary.json`, over all sessions of a batch.
 
     lines: the ledger. sessions: when each start of the run began and ended, with "seconds" of what belongs to no
     candidate (loading) and "evaluations" spent on candidates that were still on their way when it ended.
     Evaluations are denoiser calls an image; ratios to the accepted are None while nothing is accepted.
+    gate: what a gate with a certificate tells of it.
     """
     status = [line["status"] for line in lines]
     accepted = status.count("accepted")
@@ -36,6 +38,7 @@ def summarise(
         "seconds_per_accepted": sum(seconds.values()) / accepted if accepted else None,
         "sessions": sum(session["event"] == "begun" for session in sessions),
         "models": dict(models),
+        **({"gate": dict(gate)} if gate else {}),
         "config": dict(config),
         "complete": accepted >= config["target"],
     }
