@@ -150,6 +150,33 @@ def test_a_run_with_a_text_tower_reads_the_prompts(aligned, clip, tmp_path, fina
     assert "to the prompt, which it reads" in (tmp_path / "run/scorer/README.md").read_text()
 
 
+TUNED = ["finetune.epochs=1", "finetune.minibatch=8"]
+
+
+@pytest.mark.parametrize("mode", ["last", "lora"])
+def test_an_encoder_that_learnt_reads_prompts_too(aligned, clip, tmp_path, mode):
+    metrics = train(settings(aligned, clip, tmp_path, f"finetune={mode}", *TUNED))
+    assert metrics["finetune"]["mode"] == mode
+    assert "frozen_encoder" in metrics["baselines"]
+    assert metrics["encoder"]["fingerprint"] != build_encoder(clip).fingerprint
+    scorer = Scorer.load(tmp_path / "run" / "scorer")
+    assert scorer.encoder.fingerprint == metrics["encoder"]["fingerprint"]
+    assert "alignment" in scorer(IMAGES[:1], ["a cat"])[0].aspects
+    assert "| fine-tuned |" in (tmp_path / "run/scorer/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_final_has_an_encoder_for_each_fold_and_cannot_read_prompts_across_them(aligned, clip, tmp_path):
+    final = ["final=true", "data.folds=3", "finetune=last", *TUNED]
+    with pytest.raises(UserError, match="leave alignment out of data.aspects"):
+        train(settings(aligned, clip, tmp_path, *final))
+    metrics = train(settings(aligned, clip, tmp_path, *final, "data.aspects=[quality]"))
+    assert metrics["measured_on"] == "held-out folds"
+    assert len(list((tmp_path / "cache/finetuning").glob("*/tuned.safetensors"))) == 4
+    again = train(settings(aligned, clip, tmp_path, *final, "data.aspects=[quality]"))
+    assert again == metrics
+
+
 def test_a_run_without_a_text_tower_says_that_it_did_not(aligned, tmp_path):
     embedded = {"kind": "embedded", "sizes": "[64]", "features": "stages", "model": "null"}
     metrics = train(settings(aligned, embedded, tmp_path))

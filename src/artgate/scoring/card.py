@@ -81,12 +81,24 @@ def what_it_is(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) ->
     return {
         "encoder": f"{encoder['name']} ({settings}), {encoder['features']} features",
         "its fingerprint": f"`{encoder['fingerprint']}`",
+        **_fine_tuned(metrics.get("finetune"), head["epoch"]),
         "head": f"{head['kind']}, {head['members']} averaged, ordinal (CORN), epoch {head['epoch']}; calibrated",
         "learnt from": (
             f"{data['artworks']} artworks with {data['graded_by']}: {grades}; digest `{data['digest'][:16]}`"
         ),
         "divided": f"{parts}; seed {metrics['seed']}",
     }
+
+
+def _fine_tuned(finetune: Mapping[str, Any] | None, epoch: int) -> dict[str, str]:
+    if not finetune:
+        return {}
+    learnt = {
+        "last": f"the last {finetune['groups']} groups of layers",
+        "all": "all layers",
+        "lora": f"additions of rank {finetune['rank']}, merged",
+    }[finetune["mode"]]
+    return {"fine-tuned": f"{learnt}, with the head, until epoch {epoch}; its weights are in this folder"}
 
 
 def limits_of(metrics: Mapping[str, Any]) -> list[str]:
