@@ -67,6 +67,7 @@ def train(cfg: DictConfig) -> Metrics:
             encoder, fit = _fine_tune(graded, of_pictures, parts, encoder, fit, settings, tracker.logger)
         fit, prompted = _read_prompts(graded, examples, parts, encoder, text, fit, settings)
         metrics = _measure(graded, groups, parts, examples, fit, encoder, settings) | _inputs(graded, prompted)
+        metrics["finetune"] = asdict(settings.finetune) if encoder.tuned else None
         metrics["learnt"] = write_learnt(run / "scorer", learnt_from(graded.artworks, parts))
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         where = _save(graded, groups, fit, encoder, metrics, settings, tracker, prompted)
