@@ -6,6 +6,8 @@ Every figure stands with its 95 % interval; the run's `report.html` says the sam
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from artgate.artworks.text import one_line
+
 FIGURES = {
     "srcc": "SRCC: rank correlation of the score with people's opinion",
     "within_generator_srcc": "the same within each generator, averaged",
@@ -46,28 +48,28 @@ def model_card(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any], co
     """Markdown; every figure in it is in `metrics` (metrics.json of the run)."""
     table = "\n".join(f"| {name} | {text} |" for name, text in what_it_is(metrics, encoder_config).items())
     limits = "\n".join(f"- {limit}" for limit in limits_of(metrics))
-    return f"""# Scorer
+    parts = [
+        f"""# Scorer
 
 Grades images poor, average or good, and scores them: score = expected grade / 2, in [0, 1];
 grade = the median of the probabilities. Made by artgate's `{command or "train.py"}`.
 
 | | |
 |---|---|
-{table}
-
-## Figures, on the {metrics["measured_on"]} ({metrics["scorer"]["n"]} artworks)
-{_figures(metrics["scorer"], metrics["baselines"])}
-
-{how_measured(metrics)}
-
-{_beyond(metrics)}
-
-{_calibration(metrics)}
-{_gap(metrics["group_gap"])}{_ceiling(metrics["ceiling"])}{_without(metrics["without"])}{_aspects(metrics)}
-{_people(metrics.get("people"))}
-## Limits
-{limits}
-"""
+{table}""",
+        f"## Figures, on the {metrics['measured_on']} ({metrics['scorer']['n']} artworks)",
+        _figures(metrics["scorer"], metrics["baselines"]),
+        how_measured(metrics),
+        _beyond(metrics),
+        _calibration(metrics),
+        _gap(metrics["group_gap"]),
+        _ceiling(metrics["ceiling"]),
+        _without(metrics["without"]),
+        *_aspects(metrics),
+        _people(metrics.get("people")),
+        f"## Limits\n{limits}",
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def what_it_is(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) -> dict[str, str]:
@@ -189,7 +191,7 @@ def _without(without: Mapping[str, Any] | None) -> str:
     if without is None:
         return ""
     return f"""
-## Without {" and ".join(without["generators"])} ({without["scorer"]["n"]} artworks)
+## Without {one_line(" and ".join(without["generators"]))} ({without["scorer"]["n"]} artworks)
 {_figures(without["scorer"], without["baselines"], KEY)}
 """
 
@@ -208,14 +210,11 @@ with a ridge, cross-validated on {gap["artworks"]} artworks. It is not in the fi
 """
 
 
-def _aspects(metrics: Mapping[str, Any]) -> str:
-    return "".join(
-        f"""
-## Aspect {name} ({found["n"]} artworks)
-{_figures(found, found["baselines"], KEY)}
-"""
+def _aspects(metrics: Mapping[str, Any]) -> list[str]:
+    return [
+        f"## Aspect {name} ({found['n']} artworks)\n{_figures(found, found['baselines'], KEY)}"
         for name, found in metrics["other_aspects"].items()
-    )
+    ]
 
 
 def _prompts(inputs: Mapping[str, str]) -> str:

@@ -120,7 +120,6 @@ def _baselines(
     known = ~np.isnan(graded.targets[:, column, 0])
     part = np.array(parts)
     features = examples.features.numpy()
-    features = features if features.ndim == 2 else features[:, 0]  # (N, D), of the image as it is
     row_of = {image_id: row for row, image_id in enumerate(graded.image_ids)}
     held_rows = np.array([row_of[image_id] for image_id in held.image_ids])
     found: dict[str, np.ndarray] = {}
@@ -200,9 +199,7 @@ def _group_gap(
     without. So the gap is that of the data and the features, whatever the head.
     """
     rows = _some_groups(group, settings.seed)
-    features = examples.features.numpy()[rows]
-    features = features if features.ndim == 2 else features[:, 0]
-    kernel = _kernel(features)
+    kernel = _kernel(examples.features.numpy()[rows])
     targets, opinions = graded.targets[rows, 0], graded.opinions[rows]
     found, drawn = {}, {}
     names = [graded.image_ids[row] for row in rows]

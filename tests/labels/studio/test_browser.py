@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import chromium
 from label_studio import PASSWORD, LabelStudio
 
 from artgate.artworks.collection import Collection
@@ -15,37 +16,14 @@ from artgate.labels.votes import read_votes
 
 pytestmark = [pytest.mark.labelstudio, pytest.mark.slow]
 
-# Nothing but the page itself: no sandbox, which root cannot have, and no errands of the browser's own.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 ANNOTATIONS = re.compile(r"/api/tasks/(\d+)/annotations")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator:
-    """The system's Chromium with an empty profile; a skip that tells how to install it where there is none."""
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("chromium"),
-            executable_path=found,
-            headless=True,
-            args=FLAGS,
-            viewport={"width": 1280, "height": 800},
-        )
+    """The system's Chromium with an empty profile."""
+    with chromium(tmp_path_factory.mktemp("chromium"), viewport={"width": 1280, "height": 800}) as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
