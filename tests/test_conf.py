@@ -25,6 +25,7 @@ GIVEN = {
     "diffusion=local": ["diffusion.model=some/folder", "diffusion.licence=MIT"],
     "upscaler=file": ["upscaler.weights.path=some.pth"],
     "basemap=background": ["basemap.files=[some/folder]"],
+    "gate=certified": ["gate.certificate=some/folder"],
 }
 
 
@@ -51,7 +52,11 @@ def test_a_choice_of_generate_is_what_its_schema_takes(choice: str):
     cfg = composed("generate", choice, *GIVEN.get(choice, []))
     settings = validated(GenerateConfig, cfg)
     assert isinstance(settings.gate, GateConfig) and isinstance(settings.application, ApplicationConfig)
-    build_gate(settings.gate)
+    if settings.gate.kind == "certified":
+        with pytest.raises(UserError, match=r"some/folder holds no certificate\.json"):
+            build_gate(settings.gate)
+    else:
+        build_gate(settings.gate)
     diffusion = validated(DiffusionConfig, settings.diffusion, "diffusion")
     assert diffusion.licence and (diffusion.download_gb > 0 or diffusion.name in ("embedded", "local"))
     validated(UpscalerConfig, settings.upscaler, "upscaler")
