@@ -13,7 +13,7 @@ and judge them with the same head, at all sizes; every one was started and its w
 - plain loop: Pillow's resize, the library's network as it comes, one image at a time; and in minibatches of 16.
 
 `--clip MODEL` measures an open_clip model, at random weights, against the loop of open_clip's own README.
-`--memory` measures the peak memory of the `artgate score` command over more and more of the images instead.
+`--memory` measures instead the peak memory of the `artgate score` command over an eighth, half and all of the images.
 """
 
 import argparse
@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +56,7 @@ def main() -> None:
     files = image_files(options.images)[:: options.every][: options.count]
     with tempfile.TemporaryDirectory() as folder:
         if options.memory:
-            _print_memory(files, Path(folder))
+            _print_memory(files, Path(folder), options)
             return
         make = _clip_candidates if options.clip else _embedded_candidates
         candidates = make(files, Path(folder), options)
@@ -215,15 +214,15 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def _print_memory(files: Sequence[Path], folder: Path) -> None:
+def _print_memory(files: Sequence[Path], folder: Path, options: argparse.Namespace) -> None:
     """Each in a process of its own, all of it: the scorer, the libraries, the pixels, the lines."""
-    for count in dict.fromkeys(min(count, len(files)) for count in (50, 300, 1200, len(files))):
-        for file in islice(files, count):
-            link = folder / str(count) / file.name
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(file.absolute())
-        command = ["score", str(folder / str(count)), "--out", str(folder / f"{count}.jsonl")]
-        started = subprocess.Popen([sys.executable, "-m", "artgate.cli", *command])
+    for count in (len(files) // 8, len(files) // 2, len(files)):
+        images = folder / str(count)
+        images.mkdir()
+        for file in files[:count]:
+            (images / file.name).symlink_to(file.absolute())
+        command = ["score", images, "--scorer", options.scorer, "--out", folder / f"{count}.jsonl"]
+        started = subprocess.Popen([sys.executable, "-m", "artgate.cli", *map(str, command)])
         _, status, used = os.wait4(started.pid, 0)
         if status:
             raise SystemExit(f"artgate score ended with {status}")
@@ -244,6 +243,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clip", help="an open_clip model, such as ViT-B-32")
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--scorer", type=Path, default=default_scorer_path(), help="for --memory: or an export")
     return parser.parse_args()
 
 

@@ -37,7 +37,7 @@ class ExportedScorer:
         except (ValueError, KeyError) as error:
             raise UserError(f"{folder} is no exported scorer ({error}): export it again") from None
         self.fingerprint: str = self.description["sha256"]
-        settings = {
+        settings: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in self.description["preprocessing"].items()
         }

@@ -56,9 +56,9 @@ def score_files(
     several aspects adds "aspects", and with alignment "prompt_read". Prompts are those in the metadata of Collections.
     cache: a folder of features, read and added to; only for a `Scorer`. first: how many files to leave out.
     """
-    paths = [Path(path) for path in paths]
-    prompts = _prompts(paths) if scorer.prompted else {}
-    files = islice(files_in(paths), first, None)
+    named = [Path(path) for path in paths]
+    prompts = _prompts(named) if scorer.prompted else {}
+    files = islice(files_in(named), first, None)
     if cache is not None and isinstance(scorer, Scorer):
         yield from _with_cache(scorer, files, prompts, minibatch, cache)
         return
@@ -97,7 +97,7 @@ def _with_cache(
 
     def score(chunk: list[tuple[Path, str | None, Features | None]]) -> _Scored:
         # Of an image whose features are known, the bytes are all that is looked at.
-        read = [
+        read: list[tuple[Line, Any]] = [
             ({"file": str(file), "image_id": image_id}, None) if known is not None else _read(scorer, file)
             for file, image_id, known in chunk
         ]
