@@ -180,6 +180,7 @@ class FinetuneConfig:
     weight_decay: float
     warmup: float
     average_decay: float
+    refit: bool
     precision: str
     checkpointing: bool
     renditions: int

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -73,7 +74,7 @@ class FineTuning:
 
     def on_splits(self, rows: Mapping[str, list[int]], frozen: Fit) -> tuple[Encoder, Fit]:
         """As `fit_on_splits`, whose fit is `frozen`: learn from `train`, choose by `val`, calibrate, measure."""
-        tuned = self.tune(rows["train"], rows["val"], frozen.head)
+        tuned = self._with_head(self.tune(rows["train"], rows["val"], frozen.head), rows["train"], rows["val"])
         logits = {name: self._logits(tuned, rows[name]) for name in ("calibration", "test")}
         calibration = fit_calibration(logits["calibration"], self.examples.targets[rows["calibration"]])
         probabilities = calibration(logits["test"]).numpy()
@@ -97,7 +98,7 @@ class FineTuning:
             val = (held_out + 1) % count
             train = [row for part in range(count) if part not in (held_out, val) for row in parts[part]]
             head, _ = fit_head(self.examples, train, parts[val], self.head, self.trainer, self.seed)
-            tuned = self.tune(train, parts[val], head)
+            tuned = self._with_head(self.tune(train, parts[val], head), train, parts[val])
             logits[parts[held_out]] = self._logits(tuned, parts[held_out])
             epochs.append(tuned.epoch)
         probabilities = np.zeros(targets.shape)
@@ -106,7 +107,8 @@ class FineTuning:
             calibration = fit_calibration(logits[others], targets[others])
             probabilities[parts[held_out]] = calibration(logits[parts[held_out]]).numpy()
         last = int(statistics.median(epochs))
-        tuned = self.tune(list(range(len(folds))), [], frozen.head, last)
+        everything = list(range(len(folds)))
+        tuned = self._with_head(self.tune(everything, [], frozen.head, last), everything, [], frozen.epoch)
         fit = replace(
             frozen, head=tuned.head, calibration=fit_calibration(logits, targets), epoch=last,
             probabilities=probabilities, baselines=_beside(frozen),
@@ -119,6 +121,7 @@ class FineTuning:
         The same seed on the same machine gives the same weights, interrupted or not. Raises UserError where the loss
         grows beyond all numbers.
         """
+        head = _that_can_follow(head)
         folder = self.folder / self._key(train, val, head, last_epoch)
         kept = _read_result(folder / RESULT)
         if kept is None:
@@ -129,6 +132,18 @@ class FineTuning:
         tuned_head.round_to_half()
         seen = [self.picture(row) for row in (val or train)[:CHECKED]]
         return Tuned(_rounded(self.encoder, _part(state, "network"), tuned_head, seen), tuned_head.eval(), epoch)
+
+    def _with_head(self, tuned: Tuned, train: Sequence[int], val: Sequence[int], last: int | None = None) -> Tuned:
+        """With `finetune.refit`, a head fitted on the tuned encoder's features in place of that which learnt along."""
+        if not self.finetune.refit:
+            return tuned
+        rows = [*train, *val]
+        features = torch.zeros(len(self.image_ids), tuned.encoder.dim)
+        features[rows] = self.extract(tuned.encoder, rows)
+        # Renditions have features of the frozen encoder alone.
+        examples = replace(self.examples, features=features, **_none_of(self.examples, "renditions", "severity"))
+        head, _ = fit_head(examples, train, val or None, self.head, self.trainer, self.seed, None, last)
+        return replace(tuned, head=head)
 
     def _learn(
         self, train: Sequence[int], val: Sequence[int], head: OrdinalHead, last_epoch: int | None, folder: Path
@@ -192,7 +207,7 @@ class FineTuning:
         weights = b"".join(value.numpy().tobytes() for value in head.state_dict().values())
         told = {
             "encoder": self.encoder.fingerprint,
-            "config": {**asdict(self.finetune), "workers": 0},
+            "config": {**asdict(self.finetune), "workers": 0, "refit": False},
             "half": self._half,
             "balance": self.trainer.class_balance,
             "train": [self.image_ids[row] for row in train],
@@ -213,6 +228,18 @@ class FineTuning:
 def _beside(frozen: Fit) -> dict[str, np.ndarray]:
     """The baselines, and what the frozen encoder reaches."""
     return {**frozen.baselines, "frozen_encoder": frozen.probabilities[:, 0]}
+
+
+def _that_can_follow(head: OrdinalHead) -> OrdinalHead:
+    """The head without its kernel, if it has one: that compares with features which the encoder no longer gives."""
+    follows = deepcopy(head)
+    follows.kernel = None  # type: ignore[assignment]
+    follows.config = {key: value for key, value in head.config.items() if key not in ("centres", "width")}
+    return follows
+
+
+def _none_of(examples: Examples, *names: str) -> dict[str, Any]:
+    return {name: None for name in names if hasattr(examples, name)}
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
