@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -162,6 +163,17 @@ def test_without_ratings_generators_or_aspects_the_page_leaves_them_out(collecti
     assert "aspect-alignment" not in {attributes.get("id") for _, attributes in page.tags}
 
 
+def test_people_stand_beside_the_scorer_where_there_are_votes(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    people = {"scorer_human": 0.411, "scorer_consensus": 0.522, "human_human": 0.433, "human_consensus": None}
+    told = {**run.metrics, "people": {**people, "annotators": 3, "voted_twice": 48, "measured": 1234}}
+    (folder / "metrics.json").write_text(json.dumps({**told, "measured_on": "held-out folds"}))
+    page = Page(write_report(folder).read_text())
+    for part in ("Beside people", "0.411", "0.522", "0.433", "1,234", "each held-out fold by a head of the others"):
+        assert part in page.text, part
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -174,8 +186,6 @@ def test_without_ratings_generators_or_aspects_the_page_leaves_them_out(collecti
     ],
 )
 def test_a_damaged_run_is_told(run, tmp_path, file, text, message):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)
     if text is None:
