@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from artgate.errors import UserError
-from artgate.labels.grades import ASPECTS
+from artgate.labels.grades import ASPECTS, GRADES
 
 SPLITS = ("train", "val", "calibration", "test")
 GROUP_KEYS = ("near_duplicates", "prompt", "creator")
@@ -237,6 +237,25 @@ class PathsConfig:
 
 
 @dataclass
+class CertifyConfig:
+    """Whether a training run certifies its scorer on its test split, and what is asked of the certificate."""
+
+    split: str
+    precision: float
+    confidence: float
+    acceptable: str
+    kind: str | None
+
+    def __post_init__(self) -> None:
+        _check_choices("certify.split", [self.split], ("none", "test"))
+        _check_range("certify.precision", self.precision, 0.5, 0.999)
+        _check_range("certify.confidence", self.confidence, 0.5, 0.999)
+        _check_choices("certify.acceptable", [self.acceptable], GRADES[1:])
+        if self.kind is not None:
+            _check_choices("certify.kind", [self.kind], ("score", "good"))
+
+
+@dataclass
 class TrainConfig:
     """Everything that `train.py` reads. final: fit on all graded artworks, measured out of fold."""
 
@@ -249,11 +268,17 @@ class TrainConfig:
     trainer: TrainerConfig
     finetune: FinetuneConfig
     report: ReportConfig
+    certify: CertifyConfig
     logger: LoggerConfig
     paths: PathsConfig
 
     def __post_init__(self) -> None:
         _check_range("seed", self.seed, 0, 2**32 - 1)
+        if self.final and self.certify.split != "none":
+            raise UserError(
+                "certify=test is not for final=true, which leaves no artwork unseen: certify the scorer on other "
+                "artworks with `artgate certify`, or train with final=false"
+            )
 
 
 def _check_range(key: str, value: float, low: float, high: float) -> None:
