@@ -71,6 +71,8 @@ def train(cfg: DictConfig) -> Metrics:
         metrics["learnt"] = write_learnt(run / "scorer", learnt_from(graded.artworks, parts))
         write_atomic(run / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         where = _save(graded, groups, fit, encoder, metrics, settings, tracker, prompted)
+    if settings.certify.split == "test":
+        where["certified"] = _certify(graded, settings, run)
     _print_results(metrics, where | ({"W&B": tracker.where} if tracker.where else {}))
     return metrics
 
@@ -331,6 +333,33 @@ def _tell(
         page,
     )
     return {"pictures": str(run / "pictures"), "report": str(page)}
+
+
+def _certify(graded: GradedArtworks, settings: TrainConfig, run: Path) -> str:
+    """Certify the scorer on its test split; returns where the certificate is, or why there is none."""
+    from artgate.scoring.certificate import FOLDER, certificate_text, save_certificate
+    from artgate.scoring.certifying import Demand, make_certificate
+    from artgate.scoring.report import write_report
+
+    asked, data = settings.certify, settings.data
+    try:
+        certificate, reference = make_certificate(
+            run / "scorer",
+            graded.collection.root,
+            Demand(asked.precision, asked.confidence, asked.acceptable, asked.kind),
+            grades=graded.graded_by,
+            consensus=data.consensus,
+            cuts=(data.cuts["quality"][0], data.cuts["quality"][1]) if "quality" in data.cuts else None,
+            cache=Path(settings.paths.cache) / "features",
+            group_by=data.group_by,
+            radius=data.duplicate_radius,
+        )
+    except UserError as error:  # a scorer without a certificate is a scorer
+        return f"no: {error}"
+    where = save_certificate(run / "scorer" / FOLDER, certificate, reference)
+    write_report(run, graded.collection)  # with the certificate in it
+    print(certificate_text(certificate))
+    return str(where)
 
 
 def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
