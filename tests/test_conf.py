@@ -17,7 +17,7 @@ from artgate.generation.upscaler_config import UpscalerConfig
 from artgate.scoring.config import TrainConfig
 
 LABEL_GROUPS = {"labelling"}  # tests/labels/studio/test_config.py reads each
-TRAIN_GROUPS = {"data", "encoder", "head", "trainer", "report", "logger", "paths"}
+TRAIN_GROUPS = {"data", "encoder", "head", "trainer", "finetune", "report", "certify", "logger", "paths"}
 EXPERIMENTS = {"agiqa3k": "train", "agiqa3k_final": "train", "sample": "train", "demo": "generate"}
 # What a choice leaves to the user, as any would be given.
 GIVEN = {

@@ -51,7 +51,7 @@ def certify(
         typer.Option(help="Of the score or of P(good); without it P(good) where good is asked for, else the score."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The certificate's folder; without it `certificate` beside the scorer's.")
+        Path | None, typer.Option(help="The certificate's folder; without it `certificate` in the scorer's.")
     ] = None,
     grades: Annotated[GradeSource, typer.Option(help="Which grades of the Collection count.")] = GradeSource.AUTO,
     cuts: Annotated[
@@ -79,7 +79,7 @@ def certify(
     if out is None:
         if scorer is None:
             raise UserError("the shipped scorer's folder is not to be written in: name one with --out")
-        out = folder.resolve().parent / FOLDER
+        out = folder / FOLDER
     by = tuple(key.value for key in group_by) if group_by else GROUP_BY
     certificate, reference = make_certificate(
         folder, data, demand, grades=grades.value, cuts=cuts, cache=cache, group_by=by

@@ -66,6 +66,7 @@ def make_certificate(
     demand: Demand,
     *,
     grades: str = "auto",
+    consensus: str = "majority",
     cuts: tuple[float, float] | None = None,
     cache: Path = Path(".cache/features"),
     group_by: Sequence[str] = GROUP_BY,
@@ -78,7 +79,7 @@ def make_certificate(
     more labels would.
     """
     collection = Collection(data)
-    graded_by, found = read_grades(collection.root, grades, cuts)
+    graded_by, found = read_grades(collection.root, grades, consensus, cuts)
     image_ids, groups, shared = _unseen(scorer, collection, found, group_by, radius)
     _check_enough(len(image_ids), demand, collection.root, scorer)
     targets = found.array(image_ids, ("quality",))[:, 0]  # (N, K)
@@ -121,8 +122,13 @@ def make_certificate(
     return replace(_decided(draft, labels), reference_sha256=reference_sha256(reference)), reference
 
 
-def read_grades(root: Path, source: str, cuts: tuple[float, float] | None = None) -> tuple[str, Grades]:
-    """(source, grades) of a collection's folder. Raises UserError where there are none."""
+def read_grades(
+    root: Path, source: str, method: str = "majority", cuts: tuple[float, float] | None = None
+) -> tuple[str, Grades]:
+    """(source, grades) of a collection's folder. Raises UserError where there are none.
+
+    method: of the consensus, where votes are read. cuts: of ratings, where those are.
+    """
     from artgate.labels.consensus import consensus
     from artgate.labels.ratings import AGIQA3K_CUTS, grades_from_ratings, read_ratings
     from artgate.labels.votes import read_votes
@@ -137,7 +143,7 @@ def read_grades(root: Path, source: str, cuts: tuple[float, float] | None = None
     if chosen == "grades":
         return chosen, Grades.load(root)
     if chosen == "votes":
-        return chosen, consensus(read_votes(root), "majority")
+        return chosen, consensus(read_votes(root), method)
     return str(chosen), grades_from_ratings(read_ratings(root), {"quality": cuts or AGIQA3K_CUTS["quality"]})
 
 
