@@ -288,6 +288,9 @@ def test_checkpointing_and_accumulation_change_memory_and_not_what_is_learnt(cli
     torch.testing.assert_close(plain.encode_images(image), saving.encode_images(image), rtol=1e-4, atol=1e-5)
     accumulated = on_splits(tuning(clip, tmp_path / "a", "all", epochs=1, minibatch=4, accumulate=2))[0]
     assert accumulated.fingerprint != plain.fingerprint
+    whole = on_splits(tuning(clip, tmp_path / "b", "all", epochs=1, minibatch=4, accumulate=99))[0]
+    assert whole.fingerprint != plain.fingerprint, "an epoch's last step is taken, and counts in the average"
+    assert not torch.equal(whole.encode_images(image), build_encoder(clip).encode_images(image))
 
 
 @pytest.mark.parametrize(

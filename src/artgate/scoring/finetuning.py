@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -232,10 +232,10 @@ def _beside(frozen: Fit) -> dict[str, np.ndarray]:
 
 def _that_can_follow(head: OrdinalHead) -> OrdinalHead:
     """The head without its kernel, if it has one: that compares with features which the encoder no longer gives."""
-    follows = deepcopy(head)
-    follows.kernel = None  # type: ignore[assignment]
+    follows: Any = deepcopy(head)
+    follows.kernel = None
     follows.config = {key: value for key, value in head.config.items() if key not in ("centres", "width")}
-    return follows
+    return cast(OrdinalHead, follows)
 
 
 def _none_of(examples: Examples, *names: str) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _merged_state(module: TuningModule, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The kept weights under the names that they have in the encoder's network and in the head."""
-    average = module.average.module
+    average: Any = module.average.module
     average.load_state_dict(kept)
     network = merged(average["network"]).state_dict()
     head = average["head"].state_dict()

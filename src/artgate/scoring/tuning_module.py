@@ -63,15 +63,15 @@ class TuningModule(lightning.LightningModule):
         self.log("finetune/train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Minibatch, batch_idx: int) -> None:
-        """Move the average along with the weights, once a step."""
-        if (batch_idx + 1) % self.config.accumulate == 0:
-            self.average.update_parameters(self.learner)
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Move the average along with the weights."""
+        super().optimizer_step(*arguments, **named)
+        self.average.update_parameters(self.learner)
 
     def validation_step(self, minibatch: Minibatch, index: int) -> None:
         """The loss of the averaged weights decides which epoch is kept."""
         views, targets, weights = minibatch
-        average = self.average.module
+        average: Any = self.average.module
         features = self.look(views, average["network"])
         with torch.autocast(features.device.type, enabled=False):
             loss = corn_loss(average["head"](features), targets, weights)
