@@ -59,7 +59,7 @@ def make_reference(features: NDArray[np.float32], groups: Sequence[int] | NDArra
     sizes = np.bincount(owner)
     part = np.random.default_rng(0).permutation(len(sizes)) % PARTS
     count = max(1, min(MOST_AXES, len(features) // IMAGES_PER_AXIS, features.shape[1]))
-    within, means = np.zeros(count), np.zeros((len(sizes), count))
+    squares, means = np.zeros((1, count)), np.zeros((len(sizes), count))
     for held_out in np.unique(part):
         own = np.flatnonzero(part[owner] == held_out)
         rest = np.flatnonzero(part[owner] != held_out) if len(sizes) > 1 else own
@@ -68,9 +68,9 @@ def make_reference(features: NDArray[np.float32], groups: Sequence[int] | NDArra
         total = np.stack([np.bincount(owner[own], column, minlength=len(sizes)) for column in points.T], axis=1)
         held = part == held_out
         means[held] = total[held] / sizes[held, None]
-        within += ((points - means[owner[own]]) ** 2).sum(0)
+        squares += ((points - means[owner[own]]) ** 2).sum(0)
     axes, offset = _principal_axes(features, count)
-    between, within = _components(means, within, sizes)
+    between, within = _components(means, squares[0], sizes)
     return Reference(axes, offset, between, within, sizes.astype(np.int64), np.array([_independent(means, sizes)]))
 
 

@@ -50,8 +50,14 @@ class Learnt:
     def used(self) -> "Learnt":
         """Without the test split."""
         rows = [row for row, part in enumerate(self.parts) if part != UNSEEN_PART]
-        columns = (self.image_ids, self.pdq, self.prompts, self.creators, self.pdq_quality)
-        return Learnt(*(column[rows] for column in columns), [self.parts[row] for row in rows])
+        return Learnt(
+            self.image_ids[rows],
+            self.pdq[rows],
+            self.prompts[rows],
+            self.creators[rows],
+            self.pdq_quality[rows],
+            [self.parts[row] for row in rows],
+        )
 
 
 def learnt_from(artworks: Sequence[Artwork], parts: Sequence[str]) -> Learnt:
