@@ -20,6 +20,7 @@ def test_reliability_by_hand():
         (6, pytest.approx(0.1), pytest.approx(1 / 6)),
         (4, pytest.approx(0.82), 0.75),
     ]
+    assert [bin.enough for bin in poor.bins] == [True, False]
     assert poor.bins[1].low < 0.75 < poor.bins[1].high < 1
     assert good.bins[1].count == 6 and good.bins[1].came == pytest.approx(4 / 6)
     assert np.mean([poor.error, average.error, good.error]) == pytest.approx(

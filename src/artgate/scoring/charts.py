@@ -9,6 +9,7 @@ from artgate.labels.grades import GRADES
 from artgate.scoring.intervals import CONFIDENCE, Resamples
 from artgate.scoring.metrics import RELIABILITY_BINS, expected_grade, grade_calibration_error
 
+LEAST_OF_A_BIN = 5
 LEAST_ACCEPTED = 10  # a precision of fewer artworks says nothing
 YIELDS = 60
 SCORE_BINS = 20
@@ -23,6 +24,11 @@ class Bin:
     low: float
     high: float
     count: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough of them for a line through charts to heed: one artwork is 0 or 1."""
+        return self.count >= LEAST_OF_A_BIN
 
 
 @dataclass(frozen=True)

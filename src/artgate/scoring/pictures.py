@@ -92,7 +92,11 @@ def reliability_figure(charts: Sequence[Reliability]) -> Figure:
         axes.vlines(
             said, [bin.low for bin in chart.bins], [bin.high for bin in chart.bins], COLOURS[chart.grade], alpha=0.5
         )
-        axes.plot(said, came, marker="o", markersize=4, color=COLOURS[chart.grade])
+        axes.plot(said, came, "o", markersize=4, alpha=0.4, color=COLOURS[chart.grade])
+        enough = [bin for bin in chart.bins if bin.enough]
+        axes.plot(
+            [b.said for b in enough], [b.came for b in enough], marker="o", markersize=4, color=COLOURS[chart.grade]
+        )
         axes.set(
             xlabel="probability said",
             ylabel="share that came true" if place == 1 else "",
