@@ -105,7 +105,7 @@ def _with_additions(network: nn.Module, config: FinetuneConfig) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=_targets(network), bias="none")
-    return get_peft_model(network, settings)  # type: ignore[arg-type]
+    return get_peft_model(network, settings)
 
 
 def _targets(network: nn.Module) -> list[str]:
