@@ -231,10 +231,14 @@ def _beside(frozen: Fit) -> dict[str, np.ndarray]:
 
 
 def _that_can_follow(head: OrdinalHead) -> OrdinalHead:
-    """The head without its kernel, if it has one: that compares with features which the encoder no longer gives."""
+    """The head without what is fitted to the features of the encoder as it was, and has no part in `each_member`.
+
+    That is its kernel, and its detector of damage.
+    """
     follows: Any = deepcopy(head)
-    follows.kernel = None
-    follows.config = {key: value for key, value in head.config.items() if key not in ("centres", "width")}
+    follows.kernel = follows.detector = None
+    left_out = ("centres", "width", "detector", "strength")
+    follows.config = {key: value for key, value in head.config.items() if key not in left_out}
     return cast(OrdinalHead, follows)
 
 
