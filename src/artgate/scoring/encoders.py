@@ -99,7 +99,8 @@ def build_encoder(config: Mapping[str, Any], tuned: Mapping[str, Tensor] | None 
         tuple(sizes), backbone.mean, backbone.std, backbone.interpolation, settings.fit or backbone.fit
     )
     # A key that came later stays out where it says nothing: what holds the configs of older scorers still fits them.
-    known = {key: value for key, value in asdict(settings).items() if key != "tokenizer" or value is not None}
+    later = {"tokenizer": None, "normalisation": "none"}
+    known = {key: value for key, value in asdict(settings).items() if key not in later or value != later[key]}
     return Encoder(backbone, preprocessing, known, tuned=tuned is not None)
 
 

@@ -5,7 +5,7 @@ import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -19,6 +19,8 @@ from artgate.scoring.calibration import Calibration, fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
 from artgate.scoring.datamodule import GradedFeatures
 from artgate.scoring.heads import OrdinalHead, fit_projection
+from artgate.scoring.kernel import KernelOpinion
+from artgate.scoring.kernel_fitting import fit_kernel
 from artgate.scoring.module import HeadModule, KeepBest, StopAfter
 
 
@@ -27,16 +29,78 @@ class Examples:
     """N graded artworks as tensors: features (N, D), generators (N,).
 
     targets: (N, A, K) with NaN where ungraded, to calibrate and measure by; lessons: the same, to learn from.
+    levels: (N, A) opinions in grades, finer than these (graded.py), where there are any.
+    renditions: (N, R, D) features of other renditions of each, to learn from as well; damaged: (R,), which of them are.
     """
 
     features: Tensor
     targets: Tensor
     lessons: Tensor
     generators: Sequence[str | None]
+    levels: Tensor | None = None
+    renditions: Tensor | None = None
+    damaged: Sequence[bool] = ()
 
     def grades(self, rows: Sequence[int]) -> np.ndarray:
         """(M, K) target probabilities of quality, which every example has."""
         return self.targets[list(rows), 0].numpy()
+
+    def of_aspects(self, columns: Sequence[int]) -> "Examples":
+        """The same artworks with some of the aspects."""
+        chosen = list(columns)
+        levels = None if self.levels is None else self.levels[:, chosen]
+        return replace(self, targets=self.targets[:, chosen], lessons=self.lessons[:, chosen], levels=levels)
+
+    def of_rows(self, rows: Sequence[int]) -> "Examples":
+        """Some of the artworks."""
+        chosen = list(rows)
+        return Examples(
+            self.features[chosen],
+            self.targets[chosen],
+            self.lessons[chosen],
+            [self.generators[row] for row in chosen],
+            None if self.levels is None else self.levels[chosen],
+            None if self.renditions is None else self.renditions[chosen],
+            self.damaged,
+        )
+
+    def taught(self) -> "Taught":
+        """Everything there is to learn from: the examples themselves, then their renditions, artwork by artwork."""
+        levels = self.lessons @ torch.arange(self.lessons.shape[2], dtype=self.lessons.dtype)  # (N, A)
+        levels = levels if self.levels is None else self.levels
+        count, each = len(self.features), len(self.damaged)
+        if self.renditions is None:
+            return Taught(self.features, self.lessons, levels, torch.zeros(count, dtype=torch.bool), 0)
+        damaged = torch.tensor(self.damaged).repeat(count)  # (N * R,)
+        lessons = self.lessons.repeat_interleave(each, 0)
+        # What damage makes of a grade is not known: it is there to be told from what is sound.
+        lessons[damaged] = torch.nan
+        return Taught(
+            torch.cat([self.features, self.renditions.flatten(0, 1)]),
+            torch.cat([self.lessons, lessons]),
+            torch.cat([levels, levels.repeat_interleave(each, 0)]),
+            torch.cat([torch.zeros(count, dtype=torch.bool), damaged]),
+            each,
+        )
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a head is taught: N artworks, then `each` renditions of each of them, M rows in all.
+
+    features: (M, D). lessons: (M, A, K), NaN where damaged. levels: (M, A). damaged: (M,).
+    """
+
+    features: Tensor
+    lessons: Tensor
+    levels: Tensor
+    damaged: Tensor
+    each: int
+
+    def rows(self, of: Sequence[int]) -> list[int]:
+        """The rows of artworks, and those of their renditions."""
+        count = len(self.features) // (1 + self.each)
+        return [*of, *(count + row * self.each + number for row in of for number in range(self.each))]
 
 
 @dataclass(frozen=True)
@@ -129,7 +193,11 @@ def fit_head(
     stop: KeepBest | StopAfter = KeepBest(config.earliest, config.patience) if val else StopAfter(last_epoch or 0)
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
+        taught = examples.taught()
+        rows = taught.rows(train)
+        # Of the originals alone: renditions would spend axes on what tells files apart.
         projection = fit_projection(examples.features[list(train)], head_config.components)
+        axes = projection(taught.features)
         head = OrdinalHead(
             projection.axes.shape[1],
             examples.targets.shape[1],
@@ -138,12 +206,15 @@ def fit_head(
             head_config.hidden,
             head_config.dropout,
             head_config.members,
+            detector=head_config.detector if taught.damaged.any() else 0,
+            strength=head_config.strength,
         )
         module = HeadModule(head, config)
         data = GradedFeatures(
-            projection(examples.features),
-            examples.lessons,
-            train,
+            axes,
+            taught.lessons,
+            taught.damaged,
+            rows,
             val or [],
             minibatch=config.minibatch,
             steps=config.steps,
@@ -159,9 +230,17 @@ def fit_head(
                 "give a lower one, 1e-3 say"
             )
         head.load_state_dict(stop.state)
-        whole = head.behind(projection)
+        whole = head.behind(
+            projection, _kernel(axes[rows], taught.levels[rows], taught.lessons[rows], head_config, seed)
+        )
     whole.round_to_half()
     return whole.eval(), stop.epoch
+
+
+def _kernel(axes: Tensor, levels: Tensor, lessons: Tensor, config: HeadConfig, seed: int) -> KernelOpinion | None:
+    if not config.centres:
+        return None
+    return fit_kernel(axes, levels, lessons, config.width, config.ridge, config.centres, seed)
 
 
 def _trainer(epochs: int, stop: lightning.Callback, logger: Logger | None, validates: bool) -> lightning.Trainer:

@@ -37,8 +37,9 @@ class GradedArtworks:
     targets: (N, A, K) grade probabilities, NaN where an aspect is ungraded; lessons: the same as a head is
     taught them, ratings with some of the raters' spread (`soft`), for a rating next to a cut is hardly a grade.
     aspect_opinions: (N, A) what people thought of each, as fine as there is: the mean rating where there are ratings,
-    else the expected grade; NaN where an aspect is ungraded. absent: how many more have a grade of quality, and no
-    image in the collection.
+    else the expected grade; NaN where an aspect is ungraded. levels: (N, A) the same in grades: a rating at the lower
+    cut is at 0.5, one at the upper at 1.5, and others lie in proportion, below 0 and above 2 too. absent: how many
+    more have a grade of quality, and no image in the collection.
     votes: on quality, whatever it is graded by; None where the collection has none.
     """
 
@@ -49,6 +50,7 @@ class GradedArtworks:
     targets: np.ndarray
     lessons: np.ndarray
     aspect_opinions: np.ndarray
+    levels: np.ndarray
     graded_by: str
     absent: int
     votes: Ballots | None
@@ -93,7 +95,8 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
     _check_enough(collection.root, graded_by, targets)
     _check_each_aspect(collection.root, graded_by, config.aspects, targets)
     expected = targets @ np.arange(len(GRADES))  # (N, A)
-    opinions = [[ratings.get((image_id, aspect), np.nan) for aspect in config.aspects] for image_id in image_ids]
+    found = [[ratings.get((image_id, aspect), np.nan) for aspect in config.aspects] for image_id in image_ids]
+    opinions = np.array(found) if ratings else expected
     return GradedArtworks(
         collection,
         everything,
@@ -101,7 +104,8 @@ def read_graded(config: DataConfig, collections: Path) -> GradedArtworks:
         tuple(config.aspects),
         targets,
         lessons.array(image_ids, config.aspects),
-        np.array(opinions) if ratings else expected,
+        opinions,
+        _in_grades(opinions, config) if ratings else expected,
         graded_by,
         sum("quality" in aspects for aspects in grades.values()) - len(artworks),
         _votes(collection.root),

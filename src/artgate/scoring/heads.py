@@ -9,55 +9,108 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
+
+from artgate.scoring.kernel import KernelOpinion
+
+DETECTOR_DROPOUT = 0.2
 
 
 class OrdinalHead(nn.Module):
     """(B, D) features -> (B, A, K - 1) CORN logits, one row an aspect.
 
-    Features are standardised first, by the mean and scale of those it learnt from. `members` networks that differ by
-    their random start and dropout are averaged.
+    Features are standardised first, by the mean and scale of those it learnt from, and with `components` turned to
+    their principal axes. `members` networks that differ by their random start and dropout are averaged; with
+    `centres`, their mean is averaged with what a kernel says (kernel.py). With a `detector` of so many hidden units,
+    `strength` times what it sees of damage to the picture is taken from the first aspect's logits.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, aspects: int, grades: int, kind: str, hidden: int, dropout: float, members: int):
+    def __init__(
+        self,
+        dim: int,
+        aspects: int,
+        grades: int,
+        kind: str,
+        hidden: int,
+        dropout: float,
+        members: int,
+        components: int = 0,
+        centres: int = 0,
+        width: float = 0.0,
+        detector: int = 0,
+        strength: float = 0.0,
+    ):
         super().__init__()
         self.config: dict[str, Any] = {"kind": kind, "hidden": hidden, "dropout": dropout, "members": members}
         self.shape = (aspects, grades - 1)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
-        outputs = aspects * (grades - 1)
+        self.axes: nn.Parameter | None = None
+        if components:
+            self.config["components"] = components
+            self.axes = nn.Parameter(torch.zeros(dim, components), requires_grad=False)
+        inputs, outputs = components or dim, aspects * (grades - 1)
         layers = _linear if kind == "linear" else _mlp
-        self.members = nn.ModuleList(layers(dim, hidden, outputs, dropout) for _ in range(members))
+        self.members = nn.ModuleList(layers(inputs, hidden, outputs, dropout) for _ in range(members))
+        self.kernel: KernelOpinion | None = None
+        if centres:
+            self.config |= {"centres": centres, "width": width}
+            self.kernel = KernelOpinion(centres, inputs, aspects, grades, width)
+        self.detector: nn.ModuleList | None = None
+        if detector:
+            self.config |= {"detector": detector, "strength": strength}
+            self.strength = strength
+            self.detector = nn.ModuleList(_mlp(inputs, detector, 1, DETECTOR_DROPOUT) for _ in range(members))
 
-    def behind(self, projection: "Projection") -> "OrdinalHead":
-        """The head on (N, D) features that says what this one says on their (N, C) projection."""
-        (dim, _), (aspects, thresholds) = projection.axes.shape, self.shape
-        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config)
+    def behind(self, projection: "Projection", kernel: KernelOpinion | None = None) -> "OrdinalHead":
+        """The head on (N, D) features that says what this one says on their (N, C) projection; with a kernel beside."""
+        (dim, components), (aspects, thresholds) = projection.axes.shape, self.shape
+        centres = {} if kernel is None else {"centres": len(kernel.centres), "width": kernel.width}
+        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config, components=components, **centres)
         whole.mean.copy_(projection.mean)
         whole.scale.copy_(projection.scale)
-        first = {f"members.{member}.1.weight" for member in range(len(self.members))}
-        state = {key: value for key, value in self.state_dict().items() if key.startswith("members")}
-        whole.load_state_dict(
-            {key: value @ projection.axes.T if key in first else value for key, value in state.items()}, strict=False
-        )
+        state = {key: value for key, value in self.state_dict().items() if key.startswith(("members", "detector"))}
+        whole.load_state_dict(state | {"axes": projection.axes}, strict=False)
+        if whole.kernel and kernel:
+            whole.kernel.load_state_dict(kernel.state_dict())
         return whole
 
     def round_to_half(self) -> None:
-        """Round the weights to float16, as they are kept; mean and scale stay exact."""
-        for parameter in self.members.parameters():
+        """Round the weights to float16, as they are kept; buffers stay exact."""
+        for parameter in self.parameters():
             parameter.data = parameter.data.half().float()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Average the members' logits: (B, D) -> (B, A, K - 1)."""
-        return self.each_member(features).mean(0)
+        """Average the members' logits, then those with the kernel's, less the damage: (B, D) -> (B, A, K - 1)."""
+        axes = self._axes(features)
+        logits = self._each(axes).mean(0)
+        if self.kernel is not None:
+            logits = (logits + self.kernel(axes)) / 2
+        if self.detector is None:
+            return logits
+        damage = self.strength * softplus(self._damage(axes).mean(0))  # (B,); almost 0 where it sees none
+        return torch.cat([logits[:, :1] - damage[:, None, None], logits[:, 1:]], dim=1)
 
     def each_member(self, features: Tensor) -> Tensor:
         """Logits of every member: (B, D) -> (M, B, A, K - 1)."""
+        return self._each(self._axes(features))
+
+    def each_detector(self, features: Tensor) -> Tensor | None:
+        """Logits of the picture being damaged, by every detector: (B, D) -> (M, B); None without detectors."""
+        return None if self.detector is None else self._damage(self._axes(features))
+
+    def _axes(self, features: Tensor) -> Tensor:
         standardised = (features - self.mean) / self.scale
-        return torch.stack([member(standardised).unflatten(1, self.shape) for member in self.members])
+        return standardised if self.axes is None else standardised @ self.axes  # (B, C)
+
+    def _damage(self, axes: Tensor) -> Tensor:
+        return torch.stack([member(axes)[:, 0] for member in self.detector or ()])
+
+    def _each(self, axes: Tensor) -> Tensor:
+        return torch.stack([member(axes).unflatten(1, self.shape) for member in self.members])
 
 
 class Projection(NamedTuple):
@@ -84,7 +137,8 @@ def fit_projection(features: Tensor, components: int) -> Projection:
     standardised = (features - mean) / scale
     # Randomised (Halko et al., 2011): 256 of 4,608 axes in a second.
     _, strength, axes = torch.svd_lowrank(standardised, q=min(components, *features.shape), niter=2)
-    return Projection(mean, scale, axes / (strength.square().mean() / len(features)).sqrt().clamp_min(1e-12))
+    axes = axes / (strength.square().mean() / len(features)).sqrt().clamp_min(1e-12)
+    return Projection(mean, scale, axes.half().float())  # as they are kept
 
 
 def corn_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

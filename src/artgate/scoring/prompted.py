@@ -27,7 +27,7 @@ def image_aspects(aspects: Sequence[str], text: TextEncoder | None) -> tuple[str
 def of_images(examples: Examples, graded: GradedArtworks, text: TextEncoder | None) -> Examples:
     """The examples with the targets of `image_aspects`."""
     columns = [graded.aspects.index(aspect) for aspect in image_aspects(graded.aspects, text)]
-    return replace(examples, targets=examples.targets[:, columns], lessons=examples.lessons[:, columns])
+    return examples.of_aspects(columns)
 
 
 def fit_prompted(
@@ -50,13 +50,9 @@ def fit_prompted(
     own = [parts[row] for row in rows]
     _check(graded, parts, rows, column)
     features = text_features(text, [prompts[row] or "" for row in rows], cache)
-    joint = replace(
-        examples,
-        features=joint_features(examples.features[rows], features),
-        targets=examples.targets[rows, column : column + 1],
-        lessons=examples.lessons[rows, column : column + 1],
-        generators=[graded.generators[row] for row in rows],
-    )
+    # Renditions have no features beside the prompt's, and a damaged picture may fit its prompt as well as before.
+    alone = replace(examples, renditions=None, damaged=()).of_aspects([column]).of_rows(rows)
+    joint = replace(alone, features=joint_features(alone.features, features))
     return fit(joint, own), rows
 
 

@@ -1,8 +1,8 @@
 """Renditions of an image: the same picture in another file, or the picture with damage to it.
 
-A head that saw each picture in one file only learns the file as well. So it is taught several renditions: harmless
-ones with the picture's own grade, and damaged ones with a lower one. Every image is RGB. A rendition can be made
-again: all choices come from its name and the image_id.
+A head that saw each picture in one file only learns the file as well. So it is taught harmless renditions with the
+picture's own grade, and to tell damaged ones from them. Every image is RGB. A rendition can be made again: all choices
+come from its name and the image_id.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ def rendition_names(of_harmless: int, of_damaged: int) -> list[str]:
     ]
 
 
-def severity(image_id: str, name: str) -> float:
-    """How severe a rendition's damage is, in (0, 1]; 0 for one that has none."""
-    return _damage(image_id, name)[1] if name.startswith(DAMAGED) else 0.0
+def is_damaged(name: str) -> bool:
+    """Whether a rendition of this name has damage."""
+    return name.startswith(DAMAGED)
 
 
 def _damage(image_id: str, name: str) -> tuple[str, float, np.random.Generator]:

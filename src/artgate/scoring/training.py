@@ -129,20 +129,25 @@ def _check_generators(graded: GradedArtworks, without: Sequence[str]) -> None:
 def _examples(graded: GradedArtworks, encoder: "Encoder", settings: TrainConfig) -> "Examples":
     import torch
 
-    from artgate.scoring.features import extract_features
+    from artgate.scoring.features import extract_renditions
     from artgate.scoring.fitting import Examples
+    from artgate.scoring.renditions import is_damaged, rendition_names
 
     data = settings.data
-    features = extract_features(
-        graded.collection,
-        encoder,
-        graded.image_ids,
-        Path(settings.paths.cache) / "features",
-        data.workers,
-        data.minibatch,
+    names = rendition_names(data.harmless, data.damaged)
+    cache = Path(settings.paths.cache) / "features"
+    features = torch.from_numpy(
+        extract_renditions(graded.collection, encoder, graded.image_ids, names, cache, data.workers, data.minibatch)
+    )  # (N, 1 + R, D)
+    return Examples(
+        features[:, 0],
+        torch.from_numpy(graded.targets),
+        torch.from_numpy(graded.lessons),
+        graded.generators,
+        torch.from_numpy(graded.levels).float(),
+        features[:, 1:] if len(names) > 1 else None,
+        [is_damaged(name) for name in names[1:]],
     )
-    targets, lessons = torch.from_numpy(graded.targets), torch.from_numpy(graded.lessons)
-    return Examples(torch.from_numpy(features), targets, lessons, graded.generators)
 
 
 def _fit(examples: "Examples", parts: Sequence[str], settings: TrainConfig, logger: Any) -> "Fit":
