@@ -56,7 +56,7 @@ def main() -> None:
     score = _scoring(scorer)
     pictures = [collection.image(collection[image_id]) for image_id in chosen[: options.images]]
     sound = score(pictures)
-    print(f"{len(pictures)} held-out artworks of {len(held_out)}, encoder {scorer.encoder.name}")
+    print(f"{len(pictures)} held-out artworks of {len(set(held_out))}, encoder {scorer.encoder.name}")
     _files(score, pictures, sound)
     _damage(score, pictures, sound)
     _shape(score, [collection.image(collection[image_id]) for image_id in chosen[: options.crops]])

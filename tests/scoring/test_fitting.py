@@ -198,3 +198,61 @@ def test_the_final_head_learns_from_everything():
     expected, _ = fit_head(data, range(200), None, LINEAR, TRAINER, 1, None, fit.epoch)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, fit.head.state_dict()[name]), name
+
+
+def with_renditions(data, shift=3.0):
+    """A copy of each with a little noise, and one whose last feature tells of damage."""
+    generator = torch.Generator().manual_seed(3)
+    spread = data.features.std(0)
+    copies = data.features + 0.1 * spread * torch.randn(data.features.shape, generator=generator)
+    damaged = data.features + 0.1 * spread * torch.randn(data.features.shape, generator=generator)
+    damaged[:, -1] += shift * spread[-1]
+    return replace(data, renditions=torch.stack([copies, damaged], dim=1), damaged=[False, True])
+
+
+def test_renditions_are_taught_with_their_artwork_and_damaged_ones_without_a_grade():
+    data = with_renditions(examples(n=50))
+    taught = data.taught()
+    rows = taught.rows([3, 7])
+    assert rows == [3, 7, 50 + 6, 50 + 7, 50 + 14, 50 + 15]
+    assert torch.equal(taught.features[56], data.renditions[3, 0])
+    assert taught.damaged[rows].tolist() == [False, False, False, True, False, True]
+    assert torch.equal(taught.lessons[56], data.lessons[3]) and taught.lessons[57].isnan().all()
+    assert torch.equal(taught.levels[rows][:, 0], taught.levels[[3, 7, 3, 3, 7, 7]][:, 0])
+    assert data.of_rows([7]).taught().features.shape == (3, 12)
+
+
+def test_a_detector_lowers_the_score_of_the_damaged_and_hardly_that_of_the_sound():
+    data = with_renditions(examples())
+    config = replace(MLP, detector=16, strength=1.0)
+    trainer = replace(TRAINER, steps=20)
+    seeing, _ = fit_head(data, range(300), None, config, trainer, seed=1, last_epoch=11)
+    blind, _ = fit_head(data, range(300), None, MLP, trainer, seed=1, last_epoch=11)
+    asked = range(300, 400)
+
+    def score(head, features):
+        with torch.inference_mode():
+            return grade_probabilities(head(features[list(asked)]))[:, 0] @ torch.arange(3.0)
+
+    sound, damaged = data.features, data.renditions[:, 1]
+    assert (score(seeing, damaged) < score(seeing, sound)).float().mean() > 0.95
+    assert (score(blind, damaged) < score(blind, sound)).float().mean() < 0.9
+    assert accuracy(seeing, data, list(asked)) > accuracy(blind, data, list(asked)) - 0.05
+
+
+def test_without_damaged_renditions_there_is_no_detector():
+    head, _ = fit_head(examples(), range(300), None, replace(MLP, detector=16), TRAINER, seed=1, last_epoch=1)
+    assert head.detector is None and "detector" not in head.config
+
+
+def test_levels_finer_than_grades_reach_the_kernel():
+    data = examples(noise=0.0)
+    plain = (data.features - data.features.mean(0)) / data.features.std(0)
+    finer = replace(data, levels=(1 + plain[:, :1]).float())
+    config = replace(MLP, centres=300)
+    heads = [fit_head(each, range(300), None, config, TRAINER, seed=1, last_epoch=3)[0] for each in (data, finer)]
+    good = [row for row in range(300, 400) if data.targets[row, 0].argmax() == 2]
+    with torch.inference_mode():
+        told = [head.kernel.opinion(head._axes(data.features[good]))[:, 0] for head in heads]
+    ranks = [np.corrcoef(each.numpy().argsort().argsort(), plain[good, 0].argsort().argsort())[0, 1] for each in told]
+    assert ranks[1] > 0.8 and ranks[1] > ranks[0]

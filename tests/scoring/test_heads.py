@@ -5,6 +5,7 @@ from coral_pytorch.dataset import corn_label_from_logits
 from coral_pytorch.losses import corn_loss as oracle
 
 from artgate.scoring.heads import OrdinalHead, balancing_weights, corn_loss, fit_projection, grade_probabilities
+from artgate.scoring.kernel_fitting import fit_kernel
 
 
 def random_case(n=200, aspects=1, seed=0):
@@ -119,3 +120,37 @@ def test_a_head_behind_its_projection_says_the_same_on_whole_features(kind):
     before = whole(features)
     whole.round_to_half()
     torch.testing.assert_close(whole(features), before, rtol=5e-3, atol=2e-2)
+
+
+def test_damage_that_the_detector_sees_is_taken_from_quality_alone():
+    torch.manual_seed(0)
+    features = torch.randn(40, 6)
+    plain = OrdinalHead(6, aspects=2, grades=3, kind="mlp", hidden=4, dropout=0.0, members=2).eval()
+    head = OrdinalHead(
+        6, aspects=2, grades=3, kind="mlp", hidden=4, dropout=0.0, members=2, detector=5, strength=0.5
+    ).eval()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    plain.load_state_dict({key: head.state_dict()[key] for key in plain.state_dict()})
+    seen = head.each_detector(features)
+    assert seen is not None and seen.shape == (2, 40) and plain.each_detector(features) is None
+    taken = plain(features) - head(features)
+    expected = 0.5 * torch.nn.functional.softplus(seen.mean(0))
+    torch.testing.assert_close(taken[:, 0], expected[:, None].expand(-1, 2), atol=1e-5, rtol=1e-4)
+    assert taken[:, 1].eq(0).all()
+
+
+def test_a_head_with_a_kernel_averages_its_logits_with_the_networks():
+    torch.manual_seed(0)
+    features = torch.randn(60, 20)
+    projection = fit_projection(features, 8)
+    axes = projection(features)
+    opinions = 1 + axes[:, :1]
+    lessons = torch.eye(3)[opinions[:, 0].round().clamp(0, 2).long()][:, None]
+    kernel = fit_kernel(axes, opinions, lessons, width=0.5, ridge=0.1, most=30, seed=0)
+    head = OrdinalHead(8, aspects=1, grades=3, kind="linear", hidden=1, dropout=0.0, members=1).eval()
+    whole = head.behind(projection, kernel).eval()
+    torch.testing.assert_close(whole(features), (head(axes) + kernel(axes)) / 2, atol=1e-4, rtol=1e-3)
+    again = OrdinalHead(20, 1, 3, **whole.config).eval()
+    again.load_state_dict(whole.state_dict())
+    assert torch.equal(again(features), whole(features))
