@@ -145,9 +145,9 @@ def fit_on_all(
 ) -> Fit:
     """Learn from every example; measure and calibrate on what heads say of the fold that they did not see.
 
-    folds: (N,) the fold of each example. Each held-out fold is measured under a calibration fitted on the others; the
-    calibration that is kept is fitted on all of them. The epoch is the median of those that the folds chose, each by
-    the loss on the fold after it.
+    folds: (N,) the fold of each example. For each held-out fold the fold after it chooses the epoch, and then is
+    learnt from as well: a head of all other folds is measured. It is measured under a calibration fitted on the other
+    folds; the calibration that is kept is fitted on all of them. The epoch that is kept is the median.
     """
     count = max(folds) + 1
     parts = [[row for row, fold in enumerate(folds) if fold == part] for part in range(count)]
@@ -157,7 +157,8 @@ def fit_on_all(
     for held_out in range(count):
         val = (held_out + 1) % count
         train = [row for part in range(count) if part not in (held_out, val) for row in parts[part]]
-        head, epoch = fit_head(examples, train, parts[val], head_config, config, seed)
+        _, epoch = fit_head(examples, train, parts[val], head_config, config, seed)
+        head, _ = fit_head(examples, train + parts[val], None, head_config, config, seed, None, epoch)
         logits[parts[held_out]] = _logits(head, examples, parts[held_out])
         epochs.append(epoch)
         for name, found in _baselines(examples, train + parts[val], parts[held_out]).items():

@@ -68,8 +68,8 @@ class OrdinalHead(nn.Module):
     def behind(self, projection: "Projection", kernel: KernelOpinion | None = None) -> "OrdinalHead":
         """The head on (N, D) features that says what this one says on their (N, C) projection; with a kernel beside."""
         (dim, components), (aspects, thresholds) = projection.axes.shape, self.shape
-        centres = {} if kernel is None else {"centres": len(kernel.centres), "width": kernel.width}
-        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config, components=components, **centres)
+        beside: dict[str, Any] = {} if kernel is None else {"centres": len(kernel.centres), "width": kernel.width}
+        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config, components=components, **beside)
         whole.mean.copy_(projection.mean)
         whole.scale.copy_(projection.scale)
         state = {key: value for key, value in self.state_dict().items() if key.startswith(("members", "detector"))}

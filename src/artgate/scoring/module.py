@@ -63,12 +63,13 @@ class HeadModule(lightning.LightningModule):
         """AdamW under one cycle of the learning rate."""
         rate = self.config.learning_rate
         detector = list(self.head.detector.parameters()) if self.head.detector else []
-        groups = [{"params": list(self.head.members.parameters()), "lr": rate}]
+        rates, groups = [rate], [{"params": list(self.head.members.parameters()), "lr": rate}]
         if detector:
+            rates.append(DETECTOR_RATE * rate)
             groups.append({"params": detector, "lr": DETECTOR_RATE * rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = OneCycleLR(optimizer, [float(group["lr"]) for group in groups], total_steps=max(steps, 2))
+        schedule = OneCycleLR(optimizer, rates, total_steps=max(steps, 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

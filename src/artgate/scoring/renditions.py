@@ -87,7 +87,8 @@ def cropped(image: Image.Image, aspect: float, draw: np.random.Generator) -> Ima
     """The largest part of this width / height, anywhere in the picture."""
     wide = min(image.width, round(image.height * aspect))
     high = min(image.height, round(image.width / aspect))
-    left, top = draw.integers(image.width - wide, endpoint=True), draw.integers(image.height - high, endpoint=True)
+    left = int(draw.integers(image.width - wide, endpoint=True))
+    top = int(draw.integers(image.height - high, endpoint=True))
     return image.crop((left, top, left + wide, top + high))
 
 
