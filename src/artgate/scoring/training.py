@@ -376,12 +376,15 @@ def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str | None:
-    """The command line that began the run, without where its results went and without secrets; None in a library."""
+    """The command line that began the run; None in a library.
+
+    Without secrets, and without where this machine keeps the data and the results.
+    """
     if not HydraConfig.initialized():
         return None
     given = [override.partition("=") for override in HydraConfig.get().overrides.task]
     told = [
-        f"{key}={MASK if SECRET.search(key) else value}"
+        f"{key}={MASK if SECRET.search(key) else 'DIR' if key == 'data.root' else value}"
         for key, _, value in given
         if not key.lstrip("+").startswith("paths.")
     ]
