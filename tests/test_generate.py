@@ -29,7 +29,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
     assert cpu_seconds() - before < 3
     assert done.returncode == 0
     for told in (
-        "gate: best_of, demo, good, score",
+        "gate: best_of, certified, demo, good, score",
         "application: desktop_wallpaper, none, phone_wallpaper",
         "max_candidates",
     ):
@@ -41,7 +41,10 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
     [
         (["gate.threshold=1.2"], "gate.threshold 1.2 is outside [0, 1]"),
         (["gate.treshold=0.2"], "Could not override 'gate.treshold'"),
-        (["gate=strict"], "Could not find 'gate/strict' Available options in 'gate': best_of demo good score"),
+        (
+            ["gate=strict"],
+            "Could not find 'gate/strict' Available options in 'gate': best_of certified demo good score",
+        ),
         (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
         (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
         (["target=0"], "target 0 is below 1"),

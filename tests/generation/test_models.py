@@ -78,7 +78,8 @@ def test_channel_statistics_of_an_autoencoder_are_used_both_ways(tiny, tmp_path)
     mean, std = (torch.tensor(list(codec[key])).view(1, 4, 1, 1) for key in ("latents_mean", "latents_std"))
     expected = (raw - mean) / std * codec.scaling_factor
     torch.testing.assert_close(model.encode([picture]), expected)
-    assert model.decode(expected)[0].tobytes() == plain.decode(raw * codec.scaling_factor)[0].tobytes()
+    decoded = [np.asarray(of.decode(z)[0], int) for of, z in ((model, expected), (plain, raw * codec.scaling_factor))]
+    assert np.abs(decoded[0] - decoded[1]).max() <= 1  # the way there and back rounds
 
 
 def test_a_prompt_is_encoded_the_same_in_any_company(loaded):
