@@ -43,7 +43,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
         (["gate.treshold=0.2"], "Could not override 'gate.treshold'"),
         (
             ["gate=strict"],
-            "Could not find 'gate/strict' Available options in 'gate': best_of certified demo good score",
+            "Could not find 'gate/strict' Available options in 'gate': best_of certified demo",
         ),
         (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
         (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
