@@ -73,13 +73,14 @@ def test_channel_statistics_of_an_autoencoder_are_used_both_ways(tiny, tmp_path)
     codec.update(latents_mean=[0.5, -1.0, 0.0, 2.0], latents_std=[2.0, 1.0, 0.5, 4.0])
     (folder / "vae" / "config.json").write_text(json.dumps(OmegaConf.to_container(codec)))
     model = load_model(config(folder))
-    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     raw = plain.encode([picture]) / codec.scaling_factor
     mean, std = (torch.tensor(list(codec[key])).view(1, 4, 1, 1) for key in ("latents_mean", "latents_std"))
     expected = (raw - mean) / std * codec.scaling_factor
     torch.testing.assert_close(model.encode([picture]), expected)
     decoded = [np.asarray(of.decode(z)[0], int) for of, z in ((model, expected), (plain, raw * codec.scaling_factor))]
-    assert np.abs(decoded[0] - decoded[1]).max() <= 1  # the way there and back rounds
+    difference = np.abs(decoded[0] - decoded[1])  # the way there and back rounds in float32
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.002
 
 
 def test_a_prompt_is_encoded_the_same_in_any_company(loaded):

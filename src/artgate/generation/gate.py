@@ -1,5 +1,6 @@
 """The gate: accept a scored candidate, or say why not."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,16 +28,16 @@ class Verdict:
     reason: str
 
 
-class Judge:
+class Judge(ABC):
     """What every gate is: verdicts on groups of `of` candidates, and nothing that changes from one to the next."""
 
     of = 1
 
+    @abstractmethod
     def judge(self, scores: Sequence[Scored]) -> list[Verdict]:
         """One verdict a score, in the order given."""
-        raise NotImplementedError
 
-    def observe(self, line: Mapping[str, Any]) -> None:
+    def observe(self, line: Mapping[str, Any]) -> None:  # noqa: B027 - most gates take no note
         """Take note of a decided candidate's line of the ledger: each once, in order."""
 
     @property
