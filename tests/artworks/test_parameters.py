@@ -1,17 +1,21 @@
+import io
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encoded, picture
 from PIL import Image
+from sd_parsers import ParserManager
 
 from artgate.artworks.artwork import Provenance
 from artgate.artworks.comfyui import read_graph
 from artgate.artworks.decode import decode
 from artgate.artworks.parameters import (
     GenerationParameters,
+    embed,
     embed_png,
     format_a1111,
     parse_a1111,
@@ -106,6 +110,35 @@ def test_png_text_ascii_and_not(text):
     assert read_parameters(data) == parse_a1111(text)
     assert decode(data).tobytes() == picture(1).tobytes()
     assert decode(data).info.get("parameters", text) == text
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("word", ["fox", "лиса 狐 🦊"])
+def test_what_is_embedded_is_read_back_by_us_and_by_another_reader(format: str, word: str):
+    told = replace(EXPECTED, prompt=f"a (big:1.3) {word},\nsecond line", negative_prompt="blurry: (poor:0.8)")
+    data = embed(picture(1), format_a1111(told), format, quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == format
+        theirs = ParserManager().parse(image)
+    assert read_parameters(data) == told
+    (sampler,) = theirs.samplers
+    assert [prompt.value for prompt in sampler.prompts] == [told.prompt]
+    assert [prompt.value for prompt in sampler.negative_prompts] == [told.negative_prompt]
+    assert (sampler.name, sampler.model.name) == (told.sampler, told.model)
+    assert sampler.parameters == {"seed": "2938471", "steps": "28", "cfg_scale": "7.5"}
+    assert theirs.metadata["Size"] == "512x768"
+
+
+def test_quality_is_that_of_the_pixels_and_colours_are_not_halved():
+    sizes = [len(embed(picture(1), A1111, "JPEG", quality)) for quality in (20, 60, 100)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2]
+    image = Image.open(io.BytesIO(embed(picture(1), A1111, "JPEG")))
+    assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+
+
+def test_a_text_that_a_jpeg_has_no_room_for_is_said():
+    with pytest.raises(ValueError, match="EXIF data is too long"):
+        embed(picture(1), "a" * 40_000, "JPEG")
 
 
 def test_png_text_behind_the_pixels():

@@ -93,6 +93,21 @@ def format_a1111(parameters: GenerationParameters) -> str:
     return "\n".join(lines)
 
 
+def embed(image: Image.Image, text: str, format: str = "PNG", quality: int = 95) -> bytes:
+    """An image file of `image` with `text` as its generation parameters, where AUTOMATIC1111 keeps them.
+
+    format: PNG (its `parameters` text; quality is not for it), JPEG or WEBP (EXIF UserComment, in UTF-16).
+    quality: 1 to 100. A JPEG's colours are as fine as its light: saturated edges are what half of them blurs.
+    Raises ValueError for a text that the format has no room for: JPEG takes 32,000 characters.
+    """
+    if format == "PNG":
+        return embed_png(image, text)
+    options: dict[str, Any] = {"JPEG": {"subsampling": "4:4:4", "optimize": True}, "WEBP": {"method": 4}}[format]
+    buffer = io.BytesIO()
+    image.save(buffer, format, quality=quality, exif=_exif(text), **options)
+    return buffer.getvalue()
+
+
 def embed_png(image: Image.Image, text: str) -> bytes:
     """A PNG file of `image` with `text` as its `parameters`, where every gallery and tool looks for them."""
     info = PngInfo()
@@ -103,6 +118,13 @@ def embed_png(image: Image.Image, text: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def _exif(text: str) -> bytes:
+    exif = Image.Exif()
+    # As AUTOMATIC1111 writes it, and all who read it after: the standard's name of the encoding, then big-endian UTF-16
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", errors="replace")
+    return exif.tobytes()
 
 
 def with_parameters(provenance: Provenance, data: bytes) -> Provenance:
