@@ -8,9 +8,9 @@ from artgate.hydra_entry import hydra_entry
 @hydra_entry("generate")
 def main(cfg: DictConfig) -> None:
     """Run the batch that the configuration describes; the same command on the same batch_dir goes on with it."""
-    from artgate.generation.production import generate
+    from artgate.generation.production import run
 
-    generate(cfg)
+    run(cfg)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 CONFIG, LEDGER, LOCK = "config.json", "candidates.jsonl", ".lock"
 STATUSES = ("accepted", "rejected", "failed")
 # What may change between two runs on one folder: the ledger only grows longer by it.
-MAY_CHANGE = ("target", "max_candidates", "max_failures", "batch_dir", "outputs", "progress_seconds", "gate.on_drift")
+MAY_CHANGE = (
+    "mode",
+    "sidecar",
+    "target",
+    "max_candidates",
+    "max_failures",
+    "batch_dir",
+    "outputs",
+    "progress_seconds",
+    "gate.on_drift",
+)
 
 Line = dict[str, Any]
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from artgate.errors import UserError
 
+MODES = ("generate", "calibrate", "remake")
 GATES = ("score", "good", "best_of", "certified")
 ON_DRIFT = ("warn", "stop")
+ALLOCATIONS = ("uniform", "bandit")
 LARGEST_SIDE = 16384
 
 
@@ -15,8 +17,8 @@ LARGEST_SIDE = 16384
 class GateConfig:
     """What is accepted.
 
-    kind: "score" (score >= threshold), "good" (P(good) >= threshold), or "best_of" (of every `of` candidates in index
-    order the `keep` best by score, if their score is >= threshold), or "certified" (what a certificate says).
+    kind: "score" (score >= threshold), "good" (P(good) >= threshold), "best_of" (of the `of` candidates of a prompt the
+    `keep` best by score, if their score is >= threshold), or "certified" (what a certificate says).
     threshold: in [0, 1]; None for "certified", which has its own. certificate: its folder, of `artgate certify`.
     on_drift: what to do where candidates are not like those that the certificate was measured on: "warn" goes on with
     the certificate suspended, "stop" ends the batch.
@@ -49,6 +51,11 @@ class GateConfig:
                 f"gate.keep {self.keep} is outside [1, gate.of = {self.of}]: keep at most as many as there are"
             )
 
+    @property
+    def group(self) -> int:
+        """How many candidates in a row are judged together: they have one prompt."""
+        return self.of if self.kind == "best_of" else 1
+
     def _check_certified(self) -> None:
         if self.certificate is None:
             raise UserError("gate.certificate has no value: give the folder that `artgate certify` wrote")
@@ -57,6 +64,31 @@ class GateConfig:
                 "gate.threshold, gate.keep and gate.of are not for gate=certified: the certificate has the threshold; "
                 "leave them out"
             )
+
+
+@dataclass
+class AllocationConfig:
+    """Which prompt templates the candidates are spent on.
+
+    kind: "uniform" (templates in turn), or "bandit" (more to those that yield).
+    floor: of the bandit's candidates the share in [0, 1] that goes to all templates in turn.
+    round: groups of candidates (`gate.of` each) that the bandit decides on at once. It looks at the rounds before the
+    last, so that slots do not wait: a round should hold more candidates than there are slots.
+    """
+
+    kind: str = "uniform"
+    floor: float = 0.25
+    round: int = 24
+
+    def __post_init__(self) -> None:
+        if self.kind not in ALLOCATIONS:
+            raise UserError(f"allocation.kind {self.kind} is not one of {', '.join(ALLOCATIONS)}: choose one")
+        if not 0 <= self.floor <= 1:
+            raise UserError(
+                f"allocation.floor {self.floor} is outside [0, 1]: give the share of all candidates, say 0.25"
+            )
+        if self.round < 1:
+            raise UserError(f"allocation.round {self.round} is below 1: give more than there are slots, 24 say")
 
 
 @dataclass
@@ -93,6 +125,8 @@ class ApplicationConfig:
 class GenerateConfig:
     """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
 
+    mode: "generate" until `target` are accepted; "calibrate" the early rejection on `n` candidates; "remake" the
+    artwork that `sidecar` tells of.
     target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
     outputs: where dated batch folders are made. keep_rejected: keep small pictures of the rejected for the gallery.
     max_failures: candidates that may fail in a row before the run stops.
@@ -116,8 +150,14 @@ class GenerateConfig:
     upscaler: dict[str, Any]
     batch_dir: str | None = None
     scorer: str | None = None
+    mode: str = "generate"
+    sidecar: str | None = None
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"mode {self.mode} is not one of {', '.join(MODES)}: choose one, e.g. mode=generate")
+        if (self.mode == "remake") != (self.sidecar is not None):
+            raise UserError("mode=remake and sidecar go together: give both, e.g. mode=remake sidecar=FILE, or neither")
         for key in ("target", "max_candidates", "max_failures"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from artgate.artworks.files import append_line, read_lines, repair_lines, write_atomic
 from artgate.config import validated
 from artgate.errors import UserError
+from artgate.generation.allocation import Allocation, Stream, build_allocation
 from artgate.generation.basemap import build_basemap
 from artgate.generation.batch import Batch, produce, read_json, whole_groups
 from artgate.generation.config import GenerateConfig
@@ -31,6 +32,15 @@ from artgate.generation.upscaler_config import UpscalerConfig
 MODELS, SESSIONS, SUMMARY = "models.json", "sessions.jsonl", "summary.json"
 
 
+def run(cfg: DictConfig) -> None:
+    """What `mode` says: generate, calibrate the early rejection, or remake an artwork. Raises UserError."""
+    settings = validated(GenerateConfig, cfg)
+    if settings.mode == "remake":
+        remake_file(settings)
+    else:
+        generate(cfg)
+
+
 def generate(cfg: DictConfig) -> dict[str, Any]:
     """Run the batch that `conf/generate.yaml` describes until it is complete, and return its summary.
 
@@ -40,7 +50,7 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
     """
     settings = validated(GenerateConfig, cfg)
     _check_what_is_light(settings)
-    source = CandidateSource(settings.prompts, settings.seed)
+    source = CandidateSource(settings.prompts, settings.seed, settings.gate.group)
     batch = Batch(_batch_dir(settings), asdict(settings))
     with contextlib.closing(batch), _unwritable_told(batch.root):
         try:
@@ -74,13 +84,25 @@ def remake(sidecar: Path) -> bytes:
     return png(stages, Candidate(**told["candidate"]), stages.enlarged(outcome.picture))
 
 
+def remake_file(settings: GenerateConfig) -> Path:
+    """Make the artwork of `settings.sidecar` again, below `settings.outputs`; returns its path."""
+    sidecar = Path(str(settings.sidecar)).expanduser()
+    path = Path(settings.outputs) / "remade" / f"{sidecar.stem}.png"
+    data = remake(sidecar)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    print(f"remade {path}", flush=True)
+    return path
+
+
 def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> None:
     from artgate.generation.records import Records
     from artgate.generation.stages import load_stages, outcomes
 
     with Interrupts() as interrupts:
         try:
-            _check_stream(batch, source)
+            allocation = build_allocation(settings.allocation, source, settings.seed)
+            _check_stream(batch, source, allocation)
             gate = build_gate(settings.gate, batch.lines)
             begun = time.perf_counter()
             stages = load_stages(settings)
@@ -91,7 +113,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             raise
         told = gate.told().get("certificate")
         records = Records(batch.root, stages, asdict(settings), settings.keep_rejected, told)
-        left = (source[k] for k in range(len(batch.lines), whole_groups(settings.max_candidates, gate)))
+        left = Stream(source, allocation, batch.lines, whole_groups(settings.max_candidates, gate))
         decided = produce(
             outcomes(stages, left, getattr(gate, "point", None)),
             batch,
@@ -214,10 +236,12 @@ def _is_over(batch: Batch, settings: GenerateConfig) -> bool:
     return batch.accepted >= settings.target or len(batch.lines) >= limit or gate.over
 
 
-def _check_stream(batch: Batch, source: CandidateSource) -> None:
+def _check_stream(batch: Batch, source: CandidateSource, allocation: Allocation) -> None:
     """Refuse a stream that is not that of the ledger: files that the configuration names may have changed."""
     for line in batch.lines:
-        now = asdict(source[line["index"]])
+        template = allocation.template_of(line["index"], batch.lines)
+        assert template is not None  # told by earlier lines, which are there
+        now = asdict(source.candidate(line["index"], template))
         for key, value in now.items():
             if line[key] != value:
                 raise UserError(
