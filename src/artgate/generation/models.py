@@ -21,6 +21,7 @@ from artgate.generation.cores import Cores
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.loading import load_components
 from artgate.generation.schedulers import make_scheduler
+from artgate.generation.weighting import plain, read_weights, weigh
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class DiffusionModel:
     def encode_prompts(self, prompts: Sequence[str], negative: bool = False) -> Conditioning:
         """Conditioning of B prompts, each encoded alone, so that none depends on its neighbours.
 
+        Words may be weighted (`weighting`).
+
         negative: they are negative prompts; where the checkpoint says so, an empty one is all zeros.
         """
         return Conditioning.joined([self._encode_cached(prompt, negative) for prompt in prompts])
@@ -190,17 +193,28 @@ class DiffusionModel:
             return Conditioning(
                 torch.zeros_like(like.text), None if like.pooled is None else torch.zeros_like(like.pooled)
             )
+        pieces = read_weights(prompt)
+        weighted = any(piece.weight != 1 for piece in pieces)
+        # Of the prompt without its weights; what it does not read is told here
+        tokens = [_tokens(tokenizer, plain(pieces), self.device) for tokenizer, _ in self._text]
         if self.family == "sd":
             tokenizer, encoder = self._text[0]
-            tokens = _tokens(tokenizer, prompt, self.device)
-            mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-            return Conditioning(encoder(tokens.input_ids, attention_mask=mask)[0].to(self.dtype), None)
+            mask = tokens[0].attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+            if weighted:
+                text = weigh(pieces, tokenizer, encoder, last_but_one=False)
+            else:
+                text = encoder(tokens[0].input_ids, attention_mask=mask)[0]
+            return Conditioning(text.to(self.dtype), None)
         outputs = [
-            encoder(_tokens(tokenizer, prompt, self.device).input_ids, output_hidden_states=True)
-            for tokenizer, encoder in self._text
+            encoder(part.input_ids, output_hidden_states=True)
+            for part, (_, encoder) in zip(tokens, self._text, strict=True)
         ]
         # SDXL reads both encoders' last layer but one, and the second one's pooled output
-        text = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)  # (1, T, D1 + D2)
+        if weighted:
+            layers = [weigh(pieces, tokenizer, encoder, last_but_one=True) for tokenizer, encoder in self._text]
+        else:
+            layers = [output.hidden_states[-2] for output in outputs]
+        text = torch.cat(layers, dim=-1)  # (1, T, D1 + D2)
         return Conditioning(text.to(self.dtype), outputs[1][0].to(self.dtype))
 
     def _added_conditions(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, torch.Tensor] | None:
