@@ -1,7 +1,7 @@
 """What `generate.py` can be told: the whole configuration and its limits, checked before anything heavy is loaded."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from artgate.errors import UserError
@@ -9,8 +9,11 @@ from artgate.errors import UserError
 MODES = ("generate", "calibrate", "remake")
 GATES = ("score", "good", "best_of", "certified")
 ON_DRIFT = ("warn", "stop")
+FITS = ("crop", "extend")
 ALLOCATIONS = ("uniform", "bandit")
 LARGEST_SIDE = 16384
+# As in artworks/duplicates.py, which is not imported for it: numpy and Pillow would come along.
+MAX_RADIUS = 63
 
 
 @dataclass
@@ -92,11 +95,31 @@ class AllocationConfig:
 
 
 @dataclass
+class NearDuplicatesConfig:
+    """When a picture that the gate would accept is rejected because an accepted one looks like it.
+
+    radius: in bits of a perceptual hash (PDQ), in [0, 63]: at most so many apart are near. distance: of features, as
+    a share of what the first candidates of the batch lie apart, in [0, 1]. None: that test is not made.
+    """
+
+    radius: int | None = 31
+    distance: float | None = 0.2
+
+    def __post_init__(self) -> None:
+        if self.radius is not None and not 0 <= self.radius <= MAX_RADIUS:
+            raise UserError(f"near_duplicates.radius {self.radius} is outside [0, {MAX_RADIUS}] bits: 31 is usual")
+        if self.distance is not None and not 0 <= self.distance <= 1:
+            raise UserError(f"near_duplicates.distance {self.distance} is outside [0, 1]: give null for no such test")
+
+
+@dataclass
 class ApplicationConfig:
     """What the artworks are for: the size they are generated at and the size they are delivered in, in pixels.
 
-    width, height: generated; None takes the model's own. final_width, final_height: delivered; None takes what the
-    upscaler makes; otherwise the enlarged image is shrunk to cover this size and cropped around its middle.
+    width, height: generated; None takes the model's own, or what suits both it and the final size (`sizes`).
+    final_width, final_height: delivered, exactly; None takes what the upscaler makes.
+    fit: what becomes of other proportions: "crop" shrinks the enlarged image to cover the final size and crops it around
+    its middle, "extend" shrinks it to lie within and paints its surroundings (`fitting`).
     """
 
     name: str
@@ -104,6 +127,7 @@ class ApplicationConfig:
     height: int | None = None
     final_width: int | None = None
     final_height: int | None = None
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         if (self.width is None) != (self.height is None):
@@ -119,6 +143,8 @@ class ApplicationConfig:
             side = getattr(self, key)
             if side is not None and not 1 <= side <= LARGEST_SIDE:
                 raise UserError(f"application.{key} {side} is outside [1, {LARGEST_SIDE}] pixels")
+        if self.fit not in FITS:
+            raise UserError(f"application.fit {self.fit!r} is not one of {', '.join(FITS)}: choose one")
 
 
 @dataclass
@@ -152,6 +178,8 @@ class GenerateConfig:
     scorer: str | None = None
     mode: str = "generate"
     sidecar: str | None = None
+    allocation: AllocationConfig = field(default_factory=AllocationConfig)
+    near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -1,6 +1,7 @@
 """Templates and a word library → the stream of candidates, a pure function of (prompts, base seed).
 
-Candidate k is made from k alone, so that a batch can be resumed anywhere without replaying what came before.
+Candidate k is made from k and the template that it is given to (`allocation.py`), so that a batch can be resumed
+anywhere without replaying what came before.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ class Candidate:
     """One image to make: what decides it, given the model and the sampler's settings.
 
     index: place in the stream, from 0. seed: in [0, 2^32). basemap: a picture file to begin from, where the prompt
-    names one.
+    names one. template: place of its template in `prompts.prompts`, from 0.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Candidate:
     negative_prompt: str
     seed: int
     basemap: str | None = None
+    template: int = 0
 
 
 @dataclass
@@ -62,17 +64,30 @@ def candidates(prompts: Mapping[str, Any] | DictConfig | PromptsConfig, base_see
 
 
 class CandidateSource:
-    """`source[k]` is candidate k; templates and word lists are read and checked once."""
+    """`source[k]` is candidate k where templates take turns; templates and word lists are read and checked once.
 
-    def __init__(self, prompts: Mapping[str, Any] | DictConfig | PromptsConfig, base_seed: int) -> None:
+    group: candidates in a row that have one prompt, and differ by their seeds: those that a gate judges together.
+    """
+
+    def __init__(self, prompts: Mapping[str, Any] | DictConfig | PromptsConfig, base_seed: int, group: int = 1) -> None:
         config = prompts if isinstance(prompts, PromptsConfig) else validated(PromptsConfig, prompts, "prompts")
         words = _word_library(config.words)
+        self.group = group
         self._base_seed = base_seed
         self._entries = [_entry(entry, number, config, words) for number, entry in enumerate(config.prompts)]
 
+    @property
+    def templates(self) -> int:
+        """How many templates there are."""
+        return len(self._entries)
+
     def __getitem__(self, index: int) -> Candidate:
-        entry = self._entries[index % len(self._entries)]
-        choice = random.Random(_hash(f"prompt {self._base_seed} {index}"))
+        return self.candidate(index, index // self.group % self.templates)
+
+    def candidate(self, index: int, template: int) -> Candidate:
+        """Candidate `index` where it is given to this template."""
+        entry = self._entries[template]
+        choice = random.Random(_hash(f"prompt {self._base_seed} {index - index % self.group}"))
         return Candidate(
             index=index,
             prompt=_tidy(entry.prompt(choice)),
@@ -80,6 +95,7 @@ class CandidateSource:
             # Consecutive from a start of the base seed's own: no two of a batch are the same
             seed=(_hash(f"seeds {self._base_seed}") + index) % SEEDS,
             basemap=entry.basemap,
+            template=template,
         )
 
 
