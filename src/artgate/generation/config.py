@@ -10,6 +10,7 @@ MODES = ("generate", "calibrate", "remake")
 GATES = ("score", "good", "best_of", "certified")
 ON_DRIFT = ("warn", "stop")
 FITS = ("crop", "extend")
+IMAGE_FORMATS = ("png", "jpeg", "webp")
 ALLOCATIONS = ("uniform", "bandit")
 LARGEST_SIDE = 16384
 # As in artworks/duplicates.py, which is not imported for it: numpy and Pillow would come along.
@@ -148,11 +149,30 @@ class ApplicationConfig:
 
 
 @dataclass
+class ImageConfig:
+    """The files of accepted artworks.
+
+    format: "png" (every pixel as it is), "jpeg" or "webp" (at a quality from 1 to 100). Each holds how it was made.
+    """
+
+    format: str = "png"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if self.format not in IMAGE_FORMATS:
+            raise UserError(f"image.format {self.format!r} is not one of {', '.join(IMAGE_FORMATS)}: choose one")
+        if not 1 <= self.quality <= 100:
+            raise UserError(
+                f"image.quality {self.quality} is outside [1, 100]: 95 is hardly to be told from the original"
+            )
+
+
+@dataclass
 class GenerateConfig:
     """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
 
     mode: "generate" until `target` are accepted; "calibrate" the early rejection on `n` candidates; "remake" the
-    artwork that `sidecar` tells of.
+    artwork that `sidecar` tells of, into the file or folder `out` (None: below `outputs`).
     target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
     outputs: where dated batch folders are made. keep_rejected: keep small pictures of the rejected for the gallery.
     max_failures: candidates that may fail in a row before the run stops.
@@ -178,6 +198,8 @@ class GenerateConfig:
     scorer: str | None = None
     mode: str = "generate"
     sidecar: str | None = None
+    out: str | None = None
+    image: ImageConfig = field(default_factory=ImageConfig)
     allocation: AllocationConfig = field(default_factory=AllocationConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
 
@@ -186,6 +208,8 @@ class GenerateConfig:
             raise UserError(f"mode {self.mode} is not one of {', '.join(MODES)}: choose one, e.g. mode=generate")
         if (self.mode == "remake") != (self.sidecar is not None):
             raise UserError("mode=remake and sidecar go together: give both, e.g. mode=remake sidecar=FILE, or neither")
+        if self.out is not None and self.mode != "remake":
+            raise UserError(f"out {self.out} is for mode=remake: the folder of a batch is batch_dir")
         for key in ("target", "max_candidates", "max_failures"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")
