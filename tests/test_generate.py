@@ -30,7 +30,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
     assert done.returncode == 0
     for told in (
         "gate: best_of, certified, demo, good, score",
-        "application: desktop_wallpaper, none, phone_wallpaper",
+        "application: desktop_wallpaper, desktop_wallpaper_4k, none, phone_wallpaper",
         "max_candidates",
     ):
         assert told in done.stdout

@@ -25,7 +25,8 @@ from artgate.artworks.collection import Collection
 from artgate.artworks.parameters import embed_png, read_parameters
 from artgate.errors import UserError
 from artgate.generation.interrupts import Interrupts
-from artgate.generation.production import generate, remake
+from artgate.generation.production import generate
+from artgate.generation.remaking import remake
 from artgate.scoring.scorer import Scorer
 
 Run = Callable[..., dict[str, Any]]
@@ -128,7 +129,7 @@ def test_the_rejected_leave_a_small_picture_and_a_reason(batch: Path):
 
 def test_every_accepted_artwork_can_be_remade_from_its_sidecar(batch: Path):
     for image_id in accepted_ids(batch)[-2:]:
-        remade = remake(batch / "accepted" / "sidecars" / f"{image_id}.json")
+        remade = remake(batch / "accepted" / "sidecars" / f"{image_id}.json").data
         assert remade == (batch / "accepted" / "images" / f"{image_id}.png").read_bytes()
 
 
@@ -172,7 +173,8 @@ def test_max_candidates_ends_a_batch_that_is_not_complete(run: Run, tmp_path: Pa
 
 
 def test_only_the_accepted_are_enlarged(run: Run, threshold: str, batch: Path, tmp_path: Path):
-    delivered = ["application.final_width=100", "application.final_height=90"]
+    made = ["application.width=64", "application.height=64"]
+    delivered = [*made, "application.final_width=100", "application.final_height=90"]
     run(tmp_path, "target=4", threshold, "upscaler=embedded_animevideov3", *delivered)
     assert {(artwork.width, artwork.height) for artwork in Collection(tmp_path / "accepted")} == {(100, 90)}
     lines = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
@@ -185,7 +187,8 @@ def test_only_the_accepted_are_enlarged(run: Run, threshold: str, batch: Path, t
 
 def test_a_final_size_that_the_upscaler_does_not_reach_is_refused(run: Run, tmp_path: Path):
     with pytest.raises(UserError, match="wants 65x64 pixels, and 64x64 enlarged 1x are only 64x64"):
-        run(tmp_path / "new", "application.final_width=65", "application.final_height=64")
+        made = ["application.width=64", "application.height=64"]
+        run(tmp_path / "new", *made, "application.final_width=65", "application.final_height=64")
     assert not (tmp_path / "new").exists()
 
 

@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from artgate.config import validated
-from artgate.errors import UserError
 from artgate.generation.basemap import BasemapConfig, build_basemap
 from artgate.generation.batch import Outcome
 from artgate.generation.config import ApplicationConfig, GenerateConfig
+from artgate.generation.fitting import fitted
 from artgate.generation.models import load_model
 from artgate.generation.prompts import Candidate
 from artgate.generation.sampler import Basemap, Failed, Finished, SlotSampler
+from artgate.generation.sizes import generated_size
 from artgate.generation.upscale import Upscaler, build_upscaler
 from artgate.scoring.scorer import Score, Scorer, default_scorer_path
 
 
 @dataclass(frozen=True)
-class Stages:
-    """What `load_stages` loads. models: name, fingerprint and licence of each, for summary and sidecars."""
+class Painter:
+    """All that an artwork's pixels depend on. models: name, fingerprint and licence of each, for summary and sidecars."""
 
     sampler: SlotSampler
     basemap: Basemap | None
-    scorer: Scorer
     upscaler: Upscaler
     application: ApplicationConfig
     models: dict[str, dict[str, Any]]
@@ -38,35 +38,48 @@ class Stages:
         return fitted(self.upscaler(picture), self.application)
 
 
+@dataclass(frozen=True)
+class Stages(Painter):
+    """What `load_stages` loads: the painter, and who judges its pictures."""
+
+    scorer: Scorer
+
+
 def load_stages(settings: GenerateConfig) -> Stages:
-    """Load scorer, upscaler and diffusion model: the quickest to fail first. Raises UserError, with the cure."""
+    """Load diffusion model, upscaler and scorer. Raises UserError, with the cure."""
+    painter = load_painter(settings)
+    scorer_folder = Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
+    scorer = Scorer.load(scorer_folder, device=str(painter.sampler.model.device))
+    judges = {"scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None}}
+    return Stages(**{**vars(painter), "models": painter.models | judges}, scorer=scorer)
+
+
+def load_painter(settings: GenerateConfig) -> Painter:
+    """Load upscaler and diffusion model: the quickest to fail first. Raises UserError, with the cure."""
     application = settings.application
     basemap = validated(BasemapConfig, settings.basemap, "basemap")
     upscaler = build_upscaler(settings.upscaler)
     model = load_model(settings.diffusion)
-    scorer_folder = Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
-    scorer = Scorer.load(scorer_folder, device=str(model.device))
     config = model.config
+    width, height = generated_size(application, model.size, model.scale, upscaler.scale)
     sampler = SlotSampler(
         model,
         scheduler=config.scheduler,
         steps=config.steps,
         guidance=config.guidance,
         slots=config.slots,
-        width=application.width or model.size[0],
-        height=application.height or model.size[1],
+        width=width,
+        height=height,
         strength=basemap.strength,
         eta=config.eta,
         scheduler_options=config.scheduler_options,
     )
-    _check_final_size(application, sampler, upscaler)
     models: dict[str, dict[str, Any]] = {
         "diffusion": {"name": config.name, "fingerprint": model.fingerprint, "licence": config.licence},
-        "scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None},
         "upscaler": {"name": upscaler.name, "fingerprint": upscaler.fingerprint, "licence": upscaler.licence},
     }
     picture = build_basemap(basemap, sampler.width, sampler.height)
-    return Stages(sampler, picture, scorer, upscaler, application, models)
+    return Painter(sampler, picture, upscaler, application, models)
 
 
 def outcomes(
@@ -86,13 +99,6 @@ def outcomes(
         if item is None:
             return
         yield _failed(item, seconds) if isinstance(item, Failed) else _scored(stages, item, seconds, point)
-
-
-def fitted(image: Image.Image, application: ApplicationConfig) -> Image.Image:
-    """The image shrunk to cover the final size and cropped around its middle; as it is where there is no final size."""
-    if application.final_width is None or application.final_height is None:
-        return image
-    return ImageOps.fit(image, (application.final_width, application.final_height), Image.Resampling.LANCZOS)
 
 
 def _failed(item: Failed, seconds: dict[str, float]) -> Outcome:
@@ -116,13 +122,3 @@ def _scored(
         message = f"{stage}: {type(error).__name__}: {error}"
         return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
     return Outcome(item.candidate, picture, score, point=kept, evaluations=item.evaluations, seconds=seconds)
-
-
-def _check_final_size(application: ApplicationConfig, sampler: SlotSampler, upscaler: Upscaler) -> None:
-    width, height = round(sampler.width * upscaler.scale), round(sampler.height * upscaler.scale)
-    if (application.final_width or 0) > width or (application.final_height or 0) > height:
-        raise UserError(
-            f"application {application.name} wants {application.final_width}x{application.final_height} pixels, and "
-            f"{sampler.width}x{sampler.height} enlarged {upscaler.scale:g}x are only {width}x{height}: generate larger "
-            "(application.width, application.height), or choose an upscaler of a larger scale"
-        )
