@@ -2,41 +2,34 @@ import json
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from artgate.errors import UserError
 from artgate.generation.batch import Batch, Line, Outcome, in_index_order, judged, produce, whole_groups
 from artgate.generation.config import GateConfig
 from artgate.generation.gate import Verdict, build_gate
-from artgate.generation.summary import summarise, wilson_interval
+from artgate.generation.prompts import Candidate
+from artgate.generation.summary import decided_by, summarise, wilson_interval, yields
+from artgate.generation.waiting import Waiting
+from artgate.scoring.scorer import Score
 
 SCORE = build_gate(GateConfig(kind="score", threshold=0.5))
 BEST_2_OF_4 = build_gate(GateConfig(kind="best_of", threshold=0, keep=2, of=4))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    index: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    score: float
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        return {"poor": 1 - self.score, "average": 0.0, "good": self.score}
-
-
 def outcome(index: int, score: float | None) -> Outcome:
+    candidate = Candidate(index, "a frog", "", seed=index)
     if score is None:
-        return Outcome(Drawn(index), error="denoise: it broke", evaluations=1)
-    return Outcome(Drawn(index), score=Scored(score), evaluations=4, seconds={"denoise": 0.5})
+        return Outcome(candidate, error="denoise: it broke", evaluations=1)
+    judged = Score(score, "good", {"poor": 1 - score, "average": 0.0, "good": score}, {})
+    return Outcome(candidate, score=judged, evaluations=4, seconds={"denoise": 0.5})
 
 
 def stream(first: int, end: int, seed: int = 0, shuffled_by: int = 1, failing: float = 0.0) -> Iterable[Outcome]:
@@ -59,7 +52,8 @@ def save(outcome: Outcome, verdict: Verdict | None) -> Line:
 def run(root: Path, gate, target: int, max_candidates: int = 200, **how) -> list[Line]:
     batch = Batch(root, {"target": target})
     try:
-        outcomes = stream(len(batch.lines), whole_groups(max_candidates, gate), **how)
+        made = stream(len(batch.lines), whole_groups(max_candidates, gate), **how)
+        outcomes = [outcome for outcome in made if outcome.candidate.index not in batch.waiting.entries]
         list(produce(outcomes, batch, gate, save, target, max_failures=20))
     finally:
         batch.close()
@@ -126,6 +120,51 @@ def test_a_ledger_line_torn_by_a_kill_is_decided_again(tmp_path: Path):
     (tmp_path / ".config.json.x1y2.tmp").touch()
     assert run(tmp_path, SCORE, target=4) == whole
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("gate", [SCORE, BEST_2_OF_4], ids=["score", "best_of"])
+def test_what_was_made_and_not_decided_when_a_run_was_killed_is_not_made_again(tmp_path: Path, gate):
+    whole = run(tmp_path / "whole", gate, target=6)
+    made: list[int] = []
+
+    def sampled(batch: Batch, until: int) -> Iterable[Outcome]:
+        """Out of order, as early rejection has it; counted, and killed after some."""
+        order = [i for i in (0, 1, 3, 4, 5, 2, 6, 8, 7, 9, 11, 10, *range(12, 60)) if i >= len(batch.lines)]
+        for index in [i for i in order if i not in batch.waiting.entries]:
+            if len(made) == until:
+                return
+            made.append(index)
+            yield from stream(index, index + 1)
+
+    for until in (2, 5, 9, 999):
+        batch = Batch(tmp_path / "killed", {"target": 6})
+        list(produce(sampled(batch, until), batch, gate, save, 6, max_failures=20))
+        assert batch.evaluations == 4 * len(made)  # of what is decided and of what waits, each counted once
+        batch.close()
+    assert [json.loads(line) for line in (tmp_path / "killed" / "candidates.jsonl").read_text().splitlines()] == whole
+    assert sorted(made) == sorted(set(made))
+
+
+def test_an_outcome_waits_with_all_that_it_had(tmp_path: Path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
+    score = Score(0.1 + 0.2, "good", {"good": 1 / 3}, {"quality": {"good": 1 / 3}}, prompt_read=True)
+    first = Outcome(Candidate(3, "a frög", "", 7, None, 1), picture, score, None, [0.125, -1.0], 8, {"denoise": 1 / 7})
+    failed = Outcome(Candidate(5, "a cat", "", 9), error="decode: it broke")
+    waiting = Waiting(tmp_path, 0)
+    for kept in (failed, first):
+        waiting.keep(kept)
+    back = list(Waiting(tmp_path, 0).outcomes())
+    assert [replace(outcome, picture=None) for outcome in back] == [replace(first, picture=None), failed]
+    assert back[0].picture is not None and back[0].picture.tobytes() == picture.tobytes()
+    assert set(Waiting(tmp_path, 4).entries) == {5} and not (tmp_path / "waiting" / "000003.json").exists()
+
+
+def test_a_waiting_file_that_was_damaged_is_told_of(tmp_path: Path):
+    Waiting(tmp_path, 0).keep(outcome(2, 0.5))
+    path = tmp_path / "waiting" / "000002.json"
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(UserError, match=r"000002.json is damaged .*: delete it, and its candidate is made again"):
+        Waiting(tmp_path, 0)
 
 
 def test_many_failures_in_a_row_stop_the_run_and_name_the_first_cause(tmp_path: Path):
@@ -244,3 +283,36 @@ def test_the_summary_adds_up_the_ledger_and_the_sessions(tmp_path: Path):
     assert summary["seconds_per_accepted"] == pytest.approx((0.5 * n + 3.25) / 3)
     assert summary["sessions"] == 2
     assert summary["complete"] and not summarise(lines, sessions, {"target": 4}, {})["complete"]
+
+
+def test_lines_are_counted_by_what_decided_them_and_by_template():
+    def line(template: int, status: str, reason: str) -> Line:
+        return {"template": template, "status": status, "reason": reason, "evaluations": 1, "seconds": {}}
+
+    lines = [
+        line(0, "accepted", "score 0.90 >= threshold 0.50"),
+        line(1, "rejected", "score 0.10 < threshold 0.50"),
+        line(0, "rejected", "preview 0.1 < threshold 0.3 at step 2 of 8"),
+        line(1, "rejected", "near-duplicate of candidate 0"),
+        line(0, "accepted", "rank 1 of 4, best 1 are kept"),
+        line(0, "failed", "decode: ValueError: no variation"),
+        line(0, "rejected", "safety checker: it found something"),
+        line(0, "rejected", "rank 2 of 4, best 1 are kept"),
+    ]
+    told = ["accepted", "gate", "preview", "near-duplicate", "accepted", "failed: decode", "safety", "gate"]
+    assert [decided_by(line) for line in lines] == told
+    config = {"target": 2, "prompts": {"prompts": ["a frog", {"prompt": "a cat"}, "a dog"]}}
+    summary = summarise(lines, [], config, {})
+    assert summary["verdicts"] == {
+        "accepted": 2,
+        "gate": 2,
+        "preview": 1,
+        "safety": 1,
+        "near-duplicate": 1,
+        "failed: decode": 1,
+    }
+    frog, cat, dog = summary["yields"]
+    assert (frog["prompt"], frog["candidates"], frog["accepted"], frog["yield"]) == ("a frog", 6, 2, 1 / 3)
+    assert frog["yield_95"] == wilson_interval(2, 6) and (cat["prompt"], cat["yield"]) == ("a cat", 0.0)
+    assert (dog["candidates"], dog["yield"], dog["yield_95"]) == (0, None, (0.0, 1.0))
+    assert yields(lines, config["prompts"]["prompts"]) == summary["yields"]

@@ -19,6 +19,7 @@ from artgate.artworks.files import append_line, read_lines, repair_lines, sweep_
 from artgate.errors import UserError
 from artgate.generation.gate import Judge, Scored, Verdict
 from artgate.generation.prompts import Candidate
+from artgate.generation.waiting import Waiting
 
 if TYPE_CHECKING:
     from artgate.scoring.scorer import Score
@@ -45,7 +46,8 @@ Line = dict[str, Any]
 class Outcome:
     """A candidate that left the sampler: its small picture and score, or the error that it ended with.
 
-    point: its features as a certificate's gate watches them, None for other gates.
+    point: its features as a certificate's gate watches them, None for other gates. rejected: why it did not come before
+    the gate, a preview say; then there is no score. previews: step and score of each look at it midway.
     """
 
     candidate: Candidate
@@ -55,12 +57,14 @@ class Outcome:
     point: list[float] | None = None
     evaluations: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    rejected: str | None = None
+    previews: list[dict[str, float]] | None = None
 
 
 class Batch:
     """A batch folder, held by its only writer.
 
-    lines: the ledger so far. accepted: how many of its lines say so.
+    lines: the ledger so far. accepted: how many of its lines say so. waiting: what is made and not decided yet.
     Raises UserError where another process holds it, where it is the folder of something else, and where its
     candidates were decided under a different configuration.
     """
@@ -72,6 +76,7 @@ class Batch:
             repair_lines(root / LEDGER)
             self.lines: list[Line] = read_ledger(root)
             self.accepted = sum(line["status"] == "accepted" for line in self.lines)
+            self.waiting = Waiting(root, len(self.lines))
             self._settle_config(json.loads(json.dumps(config)))
         except BaseException:
             self.close()
@@ -82,6 +87,17 @@ class Batch:
         append_line(self.root / LEDGER, line)
         self.lines.append(line)
         self.accepted += line["status"] == "accepted"
+        self.waiting.let_go(line["index"])
+
+    @property
+    def begun(self) -> bool:
+        """Whether any candidate is decided, or waits for it."""
+        return bool(self.lines or self.waiting.entries)
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser rows that went into what is decided, or waits for it."""
+        return sum(entry["evaluations"] for entry in [*self.lines, *self.waiting.entries.values()])
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -89,7 +105,7 @@ class Batch:
 
     def discard(self) -> None:
         """Take back a folder in which nothing was decided, so that a start that failed leaves nothing behind."""
-        if not self.lines:
+        if not self.begun:
             (self.root / CONFIG).unlink(missing_ok=True)
             (self.root / LOCK).unlink(missing_ok=True)
             if not any(self.root.iterdir()):
@@ -97,7 +113,7 @@ class Batch:
 
     def _settle_config(self, config: dict[str, Any]) -> None:
         kept = self.root / CONFIG
-        if kept.exists() and self.lines:
+        if kept.exists() and self.begun:
             _refuse_other(read_json(kept), config, self.root)
         # Hidden: the lock, and what a killed write left.
         others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
@@ -150,14 +166,15 @@ def produce(
 
     Yields each new line.
 
-    outcomes: from the first index that the ledger lacks on, in any order. save: keeps the pictures of one outcome
-    (verdict None: it failed) and returns its ledger line. put_off: a context in which interrupts wait.
+    outcomes: from the first index that the ledger lacks on, in any order, those left out that wait in the batch. save:
+    keeps the pictures of one outcome (verdict None: it failed) and returns its ledger line. put_off: a context in which
+    interrupts wait.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
     if batch.accepted >= target or gate.over:
         return
     failures: list[Line] = []
-    for outcome, verdict in judged(outcomes, gate, batch.lines):
+    for outcome, verdict in judged(kept(outcomes, batch, gate.of), gate, batch.lines):
         try:
             with put_off():
                 line = save(outcome, verdict)
@@ -184,6 +201,17 @@ def _in_a_row(failures: list[Line], line: Line) -> list[Line]:
         return [*failures, line]
     # A rejected candidate shows that painting and scoring work; only an accepted one that enlarging and saving do.
     return [] if line["status"] == "accepted" else [failure for failure in failures if failure["score"] is not None]
+
+
+def kept(outcomes: Iterable[Outcome], batch: Batch, group: int) -> Iterator[Outcome]:
+    """What waits in the batch, then the outcomes; those that can not be decided at once wait there from now on."""
+    yield from batch.waiting.outcomes()
+    for outcome in outcomes:
+        index, decided = outcome.candidate.index, len(batch.lines)
+        end = decided - decided % group + group
+        if any(other != index and other not in batch.waiting.entries for other in range(decided, end)):
+            batch.waiting.keep(outcome)
+        yield outcome
 
 
 def judged(
@@ -230,7 +258,11 @@ def _verdicts(earlier: Sequence[Line], group: Sequence[Outcome], gate: Judge) ->
     ]
     new = [outcome.score for outcome in group if outcome.score is not None]
     verdicts = iter(gate.judge([*known, *new])[len(known) :])
-    return [None if outcome.score is None else next(verdicts) for outcome in group]
+    return [_before_the_gate(outcome) if outcome.score is None else next(verdicts) for outcome in group]
+
+
+def _before_the_gate(outcome: Outcome) -> Verdict | None:
+    return Verdict(False, outcome.rejected) if outcome.rejected else None
 
 
 def _hold(root: Path) -> FileLock:

@@ -26,6 +26,7 @@ from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
+from artgate.generation.remaking import remake_artwork
 from artgate.generation.summary import summarise
 from artgate.generation.upscaler_config import UpscalerConfig
 
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     """What `mode` says: generate, calibrate the early rejection, or remake an artwork. Raises UserError."""
     settings = validated(GenerateConfig, cfg)
     if settings.mode == "remake":
-        remake_file(settings)
+        remake_artwork(settings)
     else:
         generate(cfg)
 
@@ -66,35 +67,6 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
         return _conclude(batch, settings)
 
 
-def remake(sidecar: Path) -> bytes:
-    """The file of an accepted artwork, made again from its sidecar: bit by bit the same with the same libraries.
-
-    Raises UserError if a model is no longer the one that it was made with, or the candidate fails.
-    """
-    from artgate.generation.prompts import Candidate
-    from artgate.generation.records import png
-    from artgate.generation.stages import load_stages, outcomes
-
-    told = read_json(sidecar)
-    stages = load_stages(validated(GenerateConfig, told["config"]))
-    _refuse_other_models(stages.models, told["models"], str(sidecar))
-    (outcome,) = outcomes(stages, [Candidate(**told["candidate"])])
-    if outcome.picture is None:
-        raise UserError(f"{sidecar}: the candidate failed this time: {outcome.error}")
-    return png(stages, Candidate(**told["candidate"]), stages.enlarged(outcome.picture))
-
-
-def remake_file(settings: GenerateConfig) -> Path:
-    """Make the artwork of `settings.sidecar` again, below `settings.outputs`; returns its path."""
-    sidecar = Path(str(settings.sidecar)).expanduser()
-    path = Path(settings.outputs) / "remade" / f"{sidecar.stem}.png"
-    data = remake(sidecar)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
-    print(f"remade {path}", flush=True)
-    return path
-
-
 def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> None:
     from artgate.generation.records import Records
     from artgate.generation.stages import load_stages, outcomes
@@ -113,7 +85,8 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             raise
         told = gate.told().get("certificate")
         records = Records(batch.root, stages, asdict(settings), settings.keep_rejected, told)
-        left = Stream(source, allocation, batch.lines, whole_groups(settings.max_candidates, gate))
+        end = whole_groups(settings.max_candidates, gate)
+        left = Stream(source, allocation, batch.lines, end, frozenset(batch.waiting.entries))
         decided = produce(
             outcomes(stages, left, getattr(gate, "point", None)),
             batch,
@@ -148,12 +121,12 @@ def _session(batch: Batch, sampler: Any, loading: float) -> Iterator[None]:
     """Note what belongs to no candidate of the ledger: the loading, and evaluations of what was never decided."""
     path = batch.root / SESSIONS
     repair_lines(path)
-    at, before = datetime.now(UTC).isoformat(timespec="seconds"), _evaluations(batch)
+    at, before = datetime.now(UTC).isoformat(timespec="seconds"), batch.evaluations
     append_line(path, {"event": "begun", "at": at, "seconds": {"load": loading}, "evaluations": 0})
     try:
         yield
     finally:
-        abandoned = sampler.evaluations - (_evaluations(batch) - before)
+        abandoned = sampler.evaluations - (batch.evaluations - before)
         with contextlib.suppress(OSError):
             append_line(path, {"event": "ended", "seconds": {}, "evaluations": abandoned})
 
@@ -164,7 +137,8 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
 
     models = read_json(batch.root / MODELS)
     gate = build_gate(settings.gate, batch.lines)
-    summary = summarise(batch.lines, read_lines(batch.root / SESSIONS), asdict(settings), models, gate.told())
+    sessions, waiting = read_lines(batch.root / SESSIONS), list(batch.waiting.entries.values())
+    summary = summarise(batch.lines, sessions, asdict(settings), models, gate.told(), waiting)
     write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     gallery = write_gallery(batch.root)
     print(_report(summary, batch.root, gallery), flush=True)
@@ -238,7 +212,7 @@ def _is_over(batch: Batch, settings: GenerateConfig) -> bool:
 
 def _check_stream(batch: Batch, source: CandidateSource, allocation: Allocation) -> None:
     """Refuse a stream that is not that of the ledger: files that the configuration names may have changed."""
-    for line in batch.lines:
+    for line in [*batch.lines, *(entry["candidate"] for entry in batch.waiting.entries.values())]:
         template = allocation.template_of(line["index"], batch.lines)
         assert template is not None  # told by earlier lines, which are there
         now = asdict(source.candidate(line["index"], template))
@@ -252,7 +226,7 @@ def _check_stream(batch: Batch, source: CandidateSource, allocation: Allocation)
 
 def _settle_models(batch: Batch, models: dict[str, Any]) -> None:
     path = batch.root / MODELS
-    if batch.lines:
+    if batch.begun:
         _refuse_other_models(models, read_json(path), str(batch.root))
     write_atomic(path, json.dumps(models, indent=2) + "\n")
 
@@ -266,7 +240,3 @@ def _refuse_other_models(now: dict[str, Any], before: dict[str, Any], made: str)
                 f"{made} was made with {stage} {former['name']} {former['fingerprint'][:12]}, and what is loaded is "
                 f"{model['fingerprint'][:12]}: bring the former weights back, or begin another batch_dir"
             )
-
-
-def _evaluations(batch: Batch) -> int:
-    return sum(line["evaluations"] for line in batch.lines)
