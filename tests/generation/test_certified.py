@@ -17,7 +17,8 @@ from tiny_models import build_tiny
 from artgate.errors import UserError
 from artgate.generation.certified import CertifiedGate
 from artgate.generation.config import GateConfig
-from artgate.generation.production import generate, remake
+from artgate.generation.production import generate
+from artgate.generation.remaking import remake
 from artgate.scoring.certificate import Certificate, reference_sha256, save_certificate
 from artgate.scoring.drift import FIRST_CHECK, make_reference
 from artgate.scoring.scorer import Scorer
@@ -184,7 +185,7 @@ def test_a_batch_is_gated_by_the_certificate_and_records_it(run: Run, plain: Pat
     assert json.loads(sidecar.read_text())["gate"]["certificate"]["fingerprint"] == told["fingerprint"]
     assert "certified: at least 90% good or better" in (tmp_path / "batch" / "gallery.html").read_text()
     shutil.rmtree(folder)  # a picture can be made again without it
-    remade = remake(sidecar)
+    remade = remake(sidecar).data
     assert remade == (tmp_path / "batch" / accepted[0]["file"]).read_bytes()
 
 

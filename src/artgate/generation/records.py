@@ -1,31 +1,29 @@
 """What is kept of a candidate: its picture, a sidecar that it can be remade from, and its line of the ledger."""
 
-import importlib.metadata
 import io
 import json
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
-import artgate
 from artgate.artworks.artwork import Provenance, image_id_of
 from artgate.artworks.collection import Collection
 from artgate.artworks.decode import Refused
 from artgate.artworks.files import sweep_temporaries, write_atomic
-from artgate.artworks.parameters import GenerationParameters, embed_png, format_a1111
+from artgate.config import validated
 from artgate.errors import UserError
+from artgate.generation.artwork_file import artwork_file, picture_digest, versions
 from artgate.generation.batch import Line, Outcome
+from artgate.generation.config import ImageConfig
 from artgate.generation.gate import Verdict
 from artgate.generation.prompts import Candidate
+from artgate.generation.remaking import SMALL
 from artgate.generation.stages import Stages
 
 ACCEPTED, REJECTED, SIDECARS = "accepted", "rejected", "sidecars"
-LIBRARIES = ("artgate", "torch", "diffusers", "transformers", "numpy", "pillow")
 THUMBNAIL_SIDE = 256
 
 
@@ -48,9 +46,10 @@ class Records:
         self.certificate = certificate
         self.stages = stages
         self.config = config
+        self.image = validated(ImageConfig, config["image"], "image")
         self.keep_rejected = keep_rejected
         self.collection = Collection(root / ACCEPTED, create=True)
-        for folder in (root / ACCEPTED / SIDECARS, root / REJECTED):
+        for folder in (root / ACCEPTED / SIDECARS, root / REJECTED, root / SMALL):
             folder.mkdir(exist_ok=True)
             sweep_temporaries(folder)
 
@@ -68,6 +67,9 @@ class Records:
         kept = {line["image_id"] for line in lines}
         made_here = [artwork for artwork in self.collection if artwork.provenance.source == "artgate"]
         self.collection.purge(artwork.image_id for artwork in made_here if artwork.image_id not in kept)
+        for path in (self.root / SMALL).iterdir():
+            if path.stem not in kept:
+                path.unlink()
 
     def _accept(self, candidate: Candidate, picture: Image.Image, line: Line) -> Line:
         begun = time.perf_counter()
@@ -78,10 +80,15 @@ class Records:
         except Exception as error:  # whatever is wrong with one candidate must not end the batch
             return {"status": "failed", "reason": f"upscale: {type(error).__name__}: {error}"}
         enlarged = time.perf_counter()
-        data = png(self.stages, candidate, image)
+        try:
+            data = artwork_file(self.stages, candidate, image, self.image)
+        except ValueError as error:  # more text than the format has room for
+            return {"status": "failed", "reason": f"save: {error}"}
         image_id = image_id_of(data)
+        if self.image.format != "png" or image.size != picture.size:
+            write_atomic(self.root / SMALL / f"{image_id}.png", _as_png(picture))
         # The sidecar first: wherever a kill strikes, no accepted artwork is without one.
-        sidecar = {"image_id": image_id, **self._sidecar(candidate, line)}
+        sidecar = {"image_id": image_id, **self._sidecar(candidate, picture, line)}
         path = self.root / ACCEPTED / SIDECARS / f"{image_id}.json"
         write_atomic(path, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         try:
@@ -102,7 +109,7 @@ class Records:
         write_atomic(self.root / name, data.getvalue())
         return {"file": name, "seconds": {**line["seconds"], "save": time.perf_counter() - begun}}
 
-    def _sidecar(self, candidate: Candidate, line: Line) -> dict[str, Any]:
+    def _sidecar(self, candidate: Candidate, picture: Image.Image, line: Line) -> dict[str, Any]:
         diffusion = self.stages.sampler.model.config
         return {
             "candidate": asdict(candidate),
@@ -113,7 +120,9 @@ class Records:
                 "width": self.stages.sampler.width,
                 "height": self.stages.sampler.height,
                 "slots": self.stages.sampler.slots,
+                "precision": str(self.stages.sampler.model.dtype).removeprefix("torch."),
             },
+            "small": picture_digest(picture),  # before the enlargement: what a remade one is compared with
             "gate": {
                 "score": line["score"],
                 "probabilities": line["probabilities"],
@@ -121,7 +130,7 @@ class Records:
                 **({"certificate": self.certificate} if self.certificate else {}),
             },
             "models": self.stages.models,
-            "versions": versions(),
+            "versions": versions(self.stages.sampler.model.device),
             "config": self.config,
         }
 
@@ -142,37 +151,10 @@ class Records:
         )
 
 
-def png(stages: Stages, candidate: Candidate, image: Image.Image) -> bytes:
-    """The file of an accepted artwork: a PNG whose `parameters` text tells how it was made, as A1111 writes it."""
-    return embed_png(image, format_a1111(_parameters(stages, candidate)))
-
-
-def _parameters(stages: Stages, candidate: Candidate) -> GenerationParameters:
-    sampler, diffusion = stages.sampler, stages.sampler.model.config
-    return GenerationParameters(
-        prompt=candidate.prompt,
-        negative_prompt=candidate.negative_prompt,
-        steps=diffusion.steps,
-        sampler=diffusion.scheduler,
-        guidance=diffusion.guidance,
-        seed=candidate.seed,
-        size=(sampler.width, sampler.height),
-        model=diffusion.name,
-        extras={
-            "Model hash": stages.models["diffusion"]["fingerprint"][:10],
-            "Version": f"artgate {artgate.__version__}",
-        },
-    )
-
-
-def versions() -> dict[str, str]:
-    """What else the last bit of an image depends on: the machine's kind, its threads and the libraries."""
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": str(torch.get_num_threads()),
-        **{library: importlib.metadata.version(library) for library in LIBRARIES},
-    }
+def _as_png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
 
 
 def _line(outcome: Outcome, verdict: Verdict | None) -> Line:

@@ -25,7 +25,7 @@ from artgate.scoring.scorer import Score, Scorer, default_scorer_path
 
 @dataclass(frozen=True)
 class Painter:
-    """All that an artwork's pixels depend on. models: name, fingerprint and licence of each, for summary and sidecars."""
+    """All that an artwork's pixels depend on. models: name, fingerprint and licence of each, for sidecars."""
 
     sampler: SlotSampler
     basemap: Basemap | None
