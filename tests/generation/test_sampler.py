@@ -12,8 +12,9 @@ from tiny_models import FAMILIES
 
 from artgate.errors import UserError
 from artgate.generation.models import Conditioning
+from artgate.generation.preview import Previewer
 from artgate.generation.prompts import Candidate
-from artgate.generation.sampler import Failed, Finished, SlotSampler
+from artgate.generation.sampler import Failed, Finished, Left, SlotSampler
 
 SCHEDULERS = [
     ("ddim", 0.0),
@@ -286,3 +287,74 @@ def test_running_out_of_memory_names_the_settings_to_lower(loaded, monkeypatch):
 def test_settings_that_cannot_work_are_refused_at_once(loaded, arguments, message):
     with pytest.raises(UserError, match=message):
         SlotSampler(loaded("sd1"), **arguments)
+
+
+class Watcher:
+    """A previewer that takes each look's clean latents down, and ends those candidates at a step that it is told."""
+
+    def __init__(self, steps: tuple[int, ...], ends: dict[int, int] | None = None) -> None:
+        self.seen: list[torch.Tensor] = []
+        self.ends = ends or {}
+        self.previewer = Previewer(self.decode, self.score, dict.fromkeys(steps, 0.5))
+
+    def decode(self, clean: torch.Tensor) -> Image.Image:
+        self.seen.append(clean.clone())
+        return Image.new("RGB", (8, 8))
+
+    def score(self, picture: Image.Image) -> float:
+        return 0.0 if self.ends.get(len(self.seen)) else 1.0
+
+
+@pytest.mark.parametrize(("scheduler", "eta"), SCHEDULERS + MORE_SCHEDULERS)
+def test_being_looked_at_changes_nothing(loaded, scheduler, eta):
+    sampler = SlotSampler(loaded("sd1"), scheduler, steps=4, guidance=4.0, slots=3, strength=0.5, eta=eta)
+    crowd = [candidate for candidate in CROWD if candidate.prompt != POISON]
+    watcher = Watcher((1, 2, 3))
+    plain = {item.candidate.index: item for item in sampler.run(crowd, basemap)}
+    watched = {item.candidate.index: item for item in sampler.run(crowd, basemap, watcher.previewer)}
+    for index, item in plain.items():
+        assert torch.equal(watched[index].latents, item.latents)
+        assert watched[index].evaluations == item.evaluations
+    # from noise after steps 1, 2 and 3 (the last is no preview), from a basemap, on its way for half as long, less
+    assert {len(item.previews) for item in watched.values() if not item.candidate.basemap} <= {3}
+    assert len(watcher.seen) == sum(len(item.previews) for item in watched.values()) > len(crowd)
+    assert all(torch.isfinite(clean).all() and clean.shape == (4, 8, 8) for clean in watcher.seen)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler_ancestral", "unipc"])
+def test_previews_come_near_the_final_image_as_the_steps_go_by(loaded, scheduler):
+    sampler = SlotSampler(loaded("sd1"), scheduler, steps=8, guidance=1.0, slots=1, strength=0.5)
+    for candidate in (CROWD[0], CROWD[1]):
+        watcher = Watcher(tuple(range(1, 8)))
+        [item] = sampler.run([candidate], basemap, watcher.previewer)
+        away = [float((clean - item.latents).norm() / item.latents.norm()) for clean in watcher.seen]
+        assert away[-1] < 0.35 * away[0] and away[-1] < 0.35
+
+
+def test_a_rejected_candidate_leaves_its_slot_to_the_next_and_nothing_to_its_neighbours(loaded, monkeypatch):
+    model = loaded("sd1")
+    calls, denoise = [], model.denoise
+    monkeypatch.setattr(model, "denoise", lambda *arguments: calls.append(1) or denoise(*arguments))
+    sampler = SlotSampler(model, "dpmpp_2m", steps=4, guidance=4.0, slots=1)
+    crowd = [CROWD[0], CROWD[3], CROWD[4]]
+    alone = [run(sampler, candidate)[candidate.index] for candidate in crowd]
+    calls.clear()
+    first, second, third = sampler.run(crowd, None, Watcher((2,), {2: 1}).previewer)
+    assert isinstance(second, Left) and second.candidate == crowd[1]
+    assert second.evaluations == 2 * 2 and len(calls) == 4 + 2 + 4
+    [preview] = second.previews
+    assert (preview.step, preview.score) == (2, 0.0)
+    assert preview.reason == "preview 0 < threshold 0.5 at step 2 of 4"
+    assert torch.equal(first.latents, alone[0]) and torch.equal(third.latents, alone[2])
+    assert first.previews[0].reason is None
+
+
+def test_a_preview_that_breaks_fails_its_candidate_alone(loaded):
+    sampler = SlotSampler(loaded("sd1"), "ddim", steps=3, slots=2)
+    scores = iter([float("nan"), 1.0, 1.0])
+    previewer = Previewer(lambda clean: Image.new("RGB", (8, 8)), lambda picture: next(scores), {1: 0.5})
+    outcomes = {outcome.candidate.index: outcome for outcome in sampler.run(CROWD[3:6:2] + CROWD[7:], None, previewer)}
+    broken = outcomes.pop(3)
+    assert (broken.stage, broken.error) == ("preview", "ValueError: the preview's score is nan")
+    assert broken.evaluations == 2
+    assert all(isinstance(outcome, Finished) for outcome in outcomes.values())

@@ -6,7 +6,7 @@ that its arithmetic for an image does not depend on how many others there are; a
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 
 from artgate.errors import UserError
 from artgate.generation.models import Conditioning, DiffusionModel
+from artgate.generation.predicted import predicted_clean
+from artgate.generation.preview import Preview, Previewer
 from artgate.generation.prompts import Candidate
 
 Basemap = Callable[[Candidate], Image.Image | None]
@@ -23,20 +25,36 @@ Basemap = Callable[[Candidate], Image.Image | None]
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A candidate all the way through. latents: (C, h, w) on the model's device. evaluations: denoiser rows it took."""
+    """A candidate all the way through. latents: (C, h, w) on the model's device. evaluations: denoiser rows it took.
+
+    previews: what was seen of it midway.
+    """
 
     candidate: Candidate
     latents: torch.Tensor
     evaluations: int
+    previews: tuple[Preview, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """A candidate that its last preview ended midway. evaluations: denoiser rows it took until then."""
+
+    candidate: Candidate
+    evaluations: int
+    previews: tuple[Preview, ...]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A candidate that could not be made, and why. evaluations: denoiser rows spent on it."""
+    """A candidate that could not be made, and why. evaluations: denoiser rows spent on it. stage: "preview" where it
+    was looked at, else "denoise".
+    """
 
     candidate: Candidate
     error: str
     evaluations: int = 0
+    stage: str = "denoise"
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,7 @@ class Schedule:
 
     scheduler: Any
     timesteps: torch.Tensor  # (steps,)
+    first_index: int = 0  # of the first of them in the scheduler's whole list
 
 
 @dataclass(eq=False)
@@ -58,7 +77,10 @@ class Slot:
     timesteps: torch.Tensor  # (steps,)
     latents: torch.Tensor  # (1, C, h, w)
     step_options: dict[str, Any] = field(default_factory=dict)
+    first_index: int = 0  # of its first timestep in the scheduler's whole list
     steps_done: int = 0
+    previews: list[Preview] = field(default_factory=list)
+    clean: torch.Tensor | None = None  # (C, h, w), predicted in the last step, where it is to be looked at
 
     @property
     def timestep(self) -> torch.Tensor:
@@ -70,8 +92,12 @@ class Slot:
         scaled: torch.Tensor = self.scheduler.scale_model_input(self.latents, self.timestep)
         return scaled
 
-    def step(self, output: torch.Tensor) -> None:
-        """Go one step on the denoiser's output (1, C, h, w)."""
+    def step(self, output: torch.Tensor, looked_at: bool = False) -> None:
+        """Go one step on the denoiser's output (1, C, h, w). looked_at: note the predicted clean image on the way."""
+        index = self.first_index + self.steps_done
+        self.clean = (
+            predicted_clean(self.scheduler, output, self.timestep, self.latents, index)[0] if looked_at else None
+        )
         self.latents = self.scheduler.step(output, self.timestep, self.latents, **self.step_options, return_dict=False)[
             0
         ]
@@ -115,10 +141,16 @@ class SlotSampler:
         self.evaluations_a_step = 2 if model.guided(guidance) else 1
         self.evaluations = 0
 
-    def run(self, candidates: Iterable[Candidate], basemap: Basemap | None = None) -> Iterator[Finished | Failed]:
-        """Yield each candidate as it is finished or fails; the candidates may be endless, and are taken one by one.
+    def run(
+        self,
+        candidates: Iterable[Candidate],
+        basemap: Basemap | None = None,
+        previewer: Previewer | None = None,
+    ) -> Iterator[Finished | Left | Failed]:
+        """Yield each candidate as it leaves its slot; the candidates may be endless, and are taken one by one.
 
         basemap: candidate → the picture (width x height) to begin from, or None to begin from noise.
+        previewer: looks at candidates midway; one that it rejects leaves, and its slot is free for the next step.
         """
         waiting = iter(candidates)
         slots: list[Slot] = []
@@ -126,9 +158,9 @@ class SlotSampler:
             yield from self._refill(slots, waiting, basemap)
             if not slots:
                 return
-            self._advance(slots)
+            self._advance(slots, previewer.thresholds if previewer else ())
             for slot in list(slots):
-                outcome = self._outcome(slot)
+                outcome = self._outcome(slot, previewer)
                 if outcome is not None:
                     slots.remove(slot)
                     yield outcome
@@ -161,6 +193,7 @@ class SlotSampler:
             timesteps=schedule.timesteps,
             latents=latents,
             step_options=_accepted_by(schedule.scheduler.step, {"generator": generator, "eta": self.eta}),
+            first_index=schedule.first_index,
         )
 
     def _noise(self, generator: torch.Generator, schedule: Schedule) -> torch.Tensor:
@@ -176,8 +209,8 @@ class SlotSampler:
         return noised  # (1, C, h, w)
 
     @torch.inference_mode()
-    def _advance(self, slots: list[Slot]) -> None:
-        """One denoiser call for all slots, then one scheduler step each."""
+    def _advance(self, slots: list[Slot], looked_at: Container[int]) -> None:
+        """One denoiser call for all slots, then one scheduler step each. looked_at: after which there is a look."""
         # The minibatch's shape and memory layout decide the order of summation: empty slots are filled up with copies
         # of the first, and latents that come from the codec (which may lie channels last) are laid like the others
         rows = slots + slots[:1] * (self.slots - len(slots))
@@ -194,17 +227,26 @@ class SlotSampler:
             raise self._out_of_memory() from None
         self.evaluations += self.evaluations_a_step * len(slots)
         for slot, output in zip(slots, outputs, strict=False):
-            slot.step(output[None])
+            slot.step(output[None], slot.steps_done + 1 in looked_at)
 
-    def _outcome(self, slot: Slot) -> Finished | Failed | None:
+    def _outcome(self, slot: Slot, previewer: Previewer | None) -> Finished | Left | Failed | None:
         """What became of a slot after a step; None while it is still on its way."""
         evaluations = slot.steps_done * self.evaluations_a_step
         if not torch.isfinite(slot.latents).all():
             where = f"step {slot.steps_done} of {len(slot.timesteps)}"
             return Failed(slot.candidate, f"the latents are not finite after {where}; try dtype=float32", evaluations)
         if slot.steps_done == len(slot.timesteps):
-            return Finished(slot.candidate, slot.latents[0], evaluations)
-        return None
+            return Finished(slot.candidate, slot.latents[0], evaluations, tuple(slot.previews))
+        if previewer is None or slot.clean is None:
+            return None
+        try:
+            preview = previewer.look(slot.steps_done, len(slot.timesteps), slot.clean)
+        except torch.OutOfMemoryError:
+            raise self._out_of_memory() from None
+        except Exception as error:  # whatever is wrong with one candidate must not end the others
+            return Failed(slot.candidate, f"{type(error).__name__}: {error}", evaluations, "preview")
+        slot.previews.append(preview)
+        return Left(slot.candidate, evaluations, tuple(slot.previews)) if preview.reason else None
 
     def _out_of_memory(self) -> UserError:
         return UserError(
@@ -238,7 +280,7 @@ def _shortened(scheduler: Any, steps: int, strength: float) -> Schedule:
     begin = (steps - taken) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
-    return Schedule(scheduler, scheduler.timesteps[begin:])
+    return Schedule(scheduler, scheduler.timesteps[begin:], begin)
 
 
 def _accepted_by(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
