@@ -81,7 +81,7 @@ class AllocationConfig:
     """
 
     kind: str = "uniform"
-    floor: float = 0.25
+    floor: float = 0.5
     round: int = 24
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class AllocationConfig:
             raise UserError(f"allocation.kind {self.kind} is not one of {', '.join(ALLOCATIONS)}: choose one")
         if not 0 <= self.floor <= 1:
             raise UserError(
-                f"allocation.floor {self.floor} is outside [0, 1]: give the share of all candidates, say 0.25"
+                f"allocation.floor {self.floor} is outside [0, 1]: give the share of all candidates, say 0.5"
             )
         if self.round < 1:
             raise UserError(f"allocation.round {self.round} is below 1: give more than there are slots, 24 say")
