@@ -20,6 +20,7 @@ from artgate.scoring.config import TrainConfig
 LABEL_GROUPS = {"labelling"}  # tests/labels/studio/test_config.py reads each
 TRAIN_GROUPS = {"data", "encoder", "head", "trainer", "finetune", "report", "certify", "logger", "paths"}
 EXPERIMENTS = {"agiqa3k": "train", "agiqa3k_final": "train", "sample": "train", "demo": "generate"}
+OF_DIFFUSION = {"scheduler", "steps"}  # what overrides the diffusion's own
 # What a choice leaves to the user, as any would be given.
 GIVEN = {
     "prompts=custom": ["prompts.prompts=[a frog]"],
@@ -27,6 +28,10 @@ GIVEN = {
     "upscaler=file": ["upscaler.weights.path=some.pth"],
     "basemap=background": ["basemap.files=[some/folder]"],
     "gate=certified": ["gate.certificate=some/folder"],
+    # What is not for the default, which is distilled.
+    **{f"scheduler={name}": ["diffusion=sd15"] for name in ("ddim", "dpmpp_2m_karras", "euler_ancestral", "unipc")},
+    **{f"scheduler={name}": ["diffusion=sdxl_turbo"] for name in ("turbo", "euler_trailing")},
+    "steps=two_hundred_fifty": ["diffusion=sd15"],
 }
 
 
@@ -43,7 +48,7 @@ EXPERIMENT = [c for c in choices() if c.startswith("experiment=")]
 
 def test_every_group_is_known():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    known = set(GenerateConfig.__dataclass_fields__) | LABEL_GROUPS | TRAIN_GROUPS | {"experiment"}
+    known = set(GenerateConfig.__dataclass_fields__) | LABEL_GROUPS | TRAIN_GROUPS | OF_DIFFUSION | {"experiment"}
     assert groups <= known
     assert {c.removeprefix("experiment=") for c in EXPERIMENT} == set(EXPERIMENTS)
 

@@ -1,8 +1,13 @@
 """The promise of the slots: an image depends on its prompt and seed alone, and is the one that diffusers would make."""
 
 import functools
+import hashlib
+import json
+import os
+import resource
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -25,7 +30,9 @@ SCHEDULERS = [
     ("lcm", 0.0),
     ("unipc", 0.0),
 ]
-MORE_SCHEDULERS = [("ddpm", 0.0), ("dpmpp_2m_karras", 0.0), ("dpmpp_2m_sde", 0.0), ("heun", 0.0)]
+MORE_SCHEDULERS = [
+    (name, 0.0) for name in ("ddpm", "dpmpp_2m_karras", "dpmpp_2m_sde", "heun", "euler_trailing", "turbo")
+]
 POISON = "a poor painting"  # the prompt that `poisoned` answers with NaN
 
 CROWD = [
@@ -258,15 +265,70 @@ def test_other_sizes_than_the_models_own(loaded, pipelines, family):
     assert_close(outcome.latents, theirs)
 
 
-def test_running_out_of_memory_names_the_settings_to_lower(loaded, monkeypatch):
+def test_where_no_slots_are_few_enough_for_the_memory_candidates_fail_with_the_cure(loaded, monkeypatch):
     model = loaded("sd1")
 
     def full(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate")
 
     monkeypatch.setattr(model, "denoise", full)
-    with pytest.raises(UserError, match=r"2 slots of 64x64 pixels .* lower diffusion.slots"):
-        list(SlotSampler(model, steps=2, slots=2).run(CROWD[:1]))
+    sampler = SlotSampler(model, steps=2, slots=4)
+    told: list[int] = []
+    sampler.on_shrinking = told.append
+    outcomes = list(sampler.run(CROWD[:2]))
+    cured = "OutOfMemoryError: CUDA out of memory. Tried; lower the size, or use dtype=float16"
+    assert outcomes == [Failed(CROWD[0], cured), Failed(CROWD[1], cured)]
+    assert told == [2, 1]
+
+
+@pytest.mark.slow
+def test_too_little_memory_halves_the_slots_and_begins_anew(loaded):
+    """With a real limit on a real allocator: 16 slots do not fit, some power of two of them does."""
+    options = {"scheduler": "euler", "steps": 2, "guidance": 1.0, "width": 512, "height": 512}
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        sampler = SlotSampler(loaded("sd1"), slots=16, **options)
+        told: list[int] = []
+        sampler.on_shrinking = told.append
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (size + 160 * 2**20, resource.RLIM_INFINITY))
+        outcomes = list(sampler.run(CROWD[:1] + CROWD[3:5]))
+        found = [
+            (o.candidate.index, o.slots, hashlib.sha256(o.latents.numpy().tobytes()).hexdigest()) for o in outcomes
+        ]
+        os.write(writer, json.dumps([told, found]).encode())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    told, found = json.loads(os.read(reader, 65536))
+    assert told and told == [16 >> (n + 1) for n in range(len(told))]
+    assert [(index, slots) for index, slots, _ in found] == [(0, told[-1]), (3, told[-1]), (4, told[-1])]
+    alike = SlotSampler(loaded("sd1"), slots=told[-1], **options)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = run(alike, CROWD[0], CROWD[3], CROWD[4])
+    finally:
+        torch.set_num_threads(threads)
+    digests = {index: digest for index, _, digest in found}
+    assert digests == {i: hashlib.sha256(latents.numpy().tobytes()).hexdigest() for i, latents in expected.items()}
+
+
+def test_what_one_candidate_breaks_in_the_denoiser_is_its_own(loaded, monkeypatch):
+    model = loaded("sd1")
+    sampler = SlotSampler(model, "euler", steps=3, guidance=4.0, slots=3)
+    alone = run(sampler, CROWD[0], CROWD[4])
+    encode = model.encode_prompts
+
+    def longer(prompts, negative=False):
+        rows = encode(prompts, negative)
+        return Conditioning(rows.text[..., :-1], rows.pooled) if prompts == [CROWD[3].prompt] else rows
+
+    monkeypatch.setattr(model, "encode_prompts", longer)
+    outcomes = {outcome.candidate.index: outcome for outcome in sampler.run([CROWD[0], CROWD[3], CROWD[4]])}
+    assert isinstance(outcomes[3], Failed) and "RuntimeError" in outcomes[3].error
+    assert all(torch.equal(outcomes[k].latents, alone[k]) for k in (0, 4))
 
 
 @pytest.mark.parametrize(
