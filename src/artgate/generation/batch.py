@@ -30,6 +30,10 @@ STATUSES = ("accepted", "rejected", "failed")
 MAY_CHANGE = (
     "mode",
     "sidecar",
+    "n",
+    "max_loss",
+    "confidence",
+    "preview.cost",
     "target",
     "max_candidates",
     "max_failures",

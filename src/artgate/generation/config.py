@@ -171,8 +171,9 @@ class ImageConfig:
 class GenerateConfig:
     """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
 
-    mode: "generate" until `target` are accepted; "calibrate" the early rejection on `n` candidates; "remake" the
-    artwork that `sidecar` tells of, into the file or folder `out` (None: below `outputs`).
+    mode: "generate" until `target` are accepted; "calibrate" the early rejection on `n` candidates, to lose at
+    most `max_loss` of the acceptable with `confidence`; "remake" the artwork that `sidecar` tells of, into the file or
+    folder `out` (None: below `outputs`).
     target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
     outputs: where dated batch folders are made. keep_rejected: keep small pictures of the rejected for the gallery.
     max_failures: candidates that may fail in a row before the run stops.
@@ -199,6 +200,10 @@ class GenerateConfig:
     mode: str = "generate"
     sidecar: str | None = None
     out: str | None = None
+    preview: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
+    n: int = 200
+    max_loss: float = 0.05
+    confidence: float = 0.95
     image: ImageConfig = field(default_factory=ImageConfig)
     allocation: AllocationConfig = field(default_factory=AllocationConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
@@ -213,6 +218,11 @@ class GenerateConfig:
         for key in ("target", "max_candidates", "max_failures"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")
+        if self.n < 2:
+            raise UserError(f"n {self.n} is below 2: mode=calibrate learns from many candidates; give 200, say")
+        for key in ("max_loss", "confidence"):
+            if not 0 < getattr(self, key) < 1:
+                raise UserError(f"{key} {getattr(self, key)} is outside (0, 1): the defaults are 0.05 and 0.95")
         if not 0 <= self.progress_seconds < math.inf:
             raise UserError(f"progress_seconds {self.progress_seconds} is outside [0, inf): give 5, say")
         if not 0 <= self.seed < 2**63:

@@ -15,16 +15,20 @@ from PIL import Image
 from artgate.errors import UserError
 
 if TYPE_CHECKING:
-    from artgate.generation.models import DiffusionModel
     from artgate.generation.preview_config import PreviewConfig
+    from artgate.generation.preview_decoders import PreviewDecoder
     from artgate.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """What was seen of a candidate after `step` denoiser calls. reason: why it ends there; None where it goes on."""
+    """What was seen of a candidate after `step` denoiser calls, which took `evaluations` rows of it.
+
+    reason: why it ends there; None where it goes on.
+    """
 
     step: int
+    evaluations: int
     score: float
     picture: Image.Image
     reason: str | None = None
@@ -47,8 +51,8 @@ class Previewer:
         self.thresholds = dict(thresholds)
         self.seconds = 0.0
 
-    def look(self, step: int, steps: int, clean: torch.Tensor) -> Preview:
-        """The preview of clean latents (C, h, w) after `step` of `steps` denoiser calls.
+    def look(self, step: int, steps: int, evaluations: int, clean: torch.Tensor) -> Preview:
+        """The preview of clean latents (C, h, w) after `step` of `steps` denoiser calls, `evaluations` rows.
 
         Each candidate is looked at alone, so that its fate does not depend on its neighbours. Raises ValueError where
         there is no score.
@@ -63,27 +67,19 @@ class Previewer:
             raise ValueError(f"the preview's score is {score}")
         threshold = self.thresholds[step]
         if score >= threshold:
-            return Preview(step, score, picture)
+            return Preview(step, evaluations, score, picture)
         reason = f"preview {score:.3g} < threshold {threshold:.3g} at step {step} of {steps}"
-        return Preview(step, score, picture, reason)
+        return Preview(step, evaluations, score, picture, reason)
 
 
-def build_previewer(
-    config: "PreviewConfig", model: "DiffusionModel", scorer: "Scorer", gate_kind: str
-) -> Previewer | None:
-    """What looks at candidates under this configuration; None where nothing does.
+def build_previewer(config: "PreviewConfig", decoder: "PreviewDecoder", scorer: "Scorer", gate_kind: str) -> Previewer:
+    """What looks at candidates under a configuration of kind "thresholds" or "watch".
 
-    config: of kind "thresholds" or "watch" (its steps given), or "none". gate_kind: decides what of a score counts.
-    Raises UserError where the decoder cannot be built.
+    gate_kind: decides what of a score counts: P(good) for "good". Raises UserError where no steps are given.
     """
-    from artgate.generation.preview_decoders import build_decoder
-
-    if config.kind == "none":
-        return None
-    if config.steps is None or config.kind not in ("thresholds", "watch"):
-        raise UserError(f"preview.kind {config.kind} has no steps: give preview.steps")
+    if not config.steps:
+        raise UserError(f"preview={config.kind} has no steps: give preview.steps")
     thresholds = config.thresholds or [-math.inf] * len(config.steps)
-    decoder = build_decoder(config, model)
 
     def score(picture: Image.Image) -> float:
         found = scorer([picture])[0]

@@ -188,7 +188,7 @@ def _confident(seen: Trajectories, prices: Prices, max_loss: float, confidence: 
     policy, blocks = _worthwhile(seen, prices, order, thresholds)
     if not policy:
         return _nothing(acceptable, f"no rejection that loses at most {max_loss:g} is cheaper than none")
-    saving, interval = _saving(seen, policy, blocks, prices, seed)
+    saving, interval = saving_of(seen, policy, blocks, prices, seed)
     choice = Choice(
         policy,
         blocks,
@@ -264,8 +264,8 @@ def _worthwhile(
     return {seen.steps[column]: policy[column] for column in sorted(chosen)}, sum(count[column] for column in chosen)
 
 
-def _saving(
-    seen: Trajectories, policy: Policy, blocks: int, prices: Prices, seed: int
+def saving_of(
+    seen: Trajectories, policy: Policy, blocks: int, prices: Prices, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
     """Cost per accepted without previews over that with them, and its 95 % interval.
 

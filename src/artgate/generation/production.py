@@ -7,10 +7,10 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -20,15 +20,23 @@ from artgate.errors import UserError
 from artgate.generation.allocation import Allocation, Stream, build_allocation
 from artgate.generation.basemap import build_basemap
 from artgate.generation.batch import Batch, produce, read_json, whole_groups
+from artgate.generation.calibrating import calibration_settings, fit_linear_map, previews_as_model
+from artgate.generation.calibrating import conclude as conclude_calibration
 from artgate.generation.config import GenerateConfig
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
+from artgate.generation.preview_calibration import LINEAR, made_for_models, refuse_other, resolved_preview
+from artgate.generation.preview_summary import previews_in_words, previews_told
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
 from artgate.generation.remaking import remake_artwork
 from artgate.generation.summary import summarise
 from artgate.generation.upscaler_config import UpscalerConfig
+
+if TYPE_CHECKING:
+    from artgate.generation.preview import Previewer
+    from artgate.generation.stages import Stages
 
 MODELS, SESSIONS, SUMMARY = "models.json", "sessions.jsonl", "summary.json"
 
@@ -45,11 +53,14 @@ def run(cfg: DictConfig) -> None:
 def generate(cfg: DictConfig) -> dict[str, Any]:
     """Run the batch that `conf/generate.yaml` describes until it is complete, and return its summary.
 
-    In a batch_dir that holds the beginning of the same batch it goes on from there. Raises UserError for bad input, a
+    In a batch_dir that holds the beginning of the same batch it goes on from there. With mode=calibrate the batch is
+    one that previews are calibrated on, and `calibration.json` is written at its end. Raises UserError for bad input, a
     batch that cannot go on and files that cannot be written, KeyboardInterrupt on SIGINT and SIGTERM: what was decided
     until then is kept, and summarised.
     """
     settings = validated(GenerateConfig, cfg)
+    if settings.mode == "calibrate":
+        settings = calibration_settings(settings)
     _check_what_is_light(settings)
     source = CandidateSource(settings.prompts, settings.seed, settings.gate.group)
     batch = Batch(_batch_dir(settings), asdict(settings))
@@ -78,8 +89,9 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             gate = build_gate(settings.gate, batch.lines)
             begun = time.perf_counter()
             stages = load_stages(settings)
+            previewer, previews = _load_previews(settings, stages, batch.root)
             loading = time.perf_counter() - begun
-            _settle_models(batch, stages.models | _certificate_as_model(gate))
+            _settle_models(batch, stages.models | _certificate_as_model(gate) | previews)
         except BaseException:
             batch.discard()
             raise
@@ -88,7 +100,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
         end = whole_groups(settings.max_candidates, gate)
         left = Stream(source, allocation, batch.lines, end, frozenset(batch.waiting.entries))
         decided = produce(
-            outcomes(stages, left, getattr(gate, "point", None)),
+            outcomes(stages, left, getattr(gate, "point", None), previewer),
             batch,
             gate,
             records.save,
@@ -103,6 +115,29 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             for _ in decided:
                 progress.advance()
         records.purge_strays(batch.lines)
+
+
+def _load_previews(
+    settings: GenerateConfig, stages: "Stages", root: Path
+) -> tuple["Previewer | None", dict[str, Any]]:
+    """What looks at candidates midway, if anything, and what models.json tells of it.
+
+    Raises UserError where the calibration is of another model, size, scorer or decoder.
+    """
+    from artgate.generation.preview import build_previewer
+    from artgate.generation.preview_decoders import build_decoder
+
+    config, calibration = resolved_preview(settings)
+    if config.kind == "none":
+        return None, {}
+    if config.decoder == "linear" and config.kind == "watch" and config.linear is None:
+        config = replace(config, linear=str(root / LINEAR))
+        fit_linear_map(stages, settings, root / LINEAR)
+    decoder = build_decoder(config, stages.sampler.model)
+    if calibration:
+        refuse_other(calibration.made_for, made_for_models(stages, decoder), Path(str(settings.preview["file"])))
+    told = previews_as_model(stages, decoder) | ({"calibration": calibration.summary()} if calibration else {})
+    return build_previewer(config, decoder, stages.scorer, settings.gate.kind), told
 
 
 @contextlib.contextmanager
@@ -139,9 +174,15 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     gate = build_gate(settings.gate, batch.lines)
     sessions, waiting = read_lines(batch.root / SESSIONS), list(batch.waiting.entries.values())
     summary = summarise(batch.lines, sessions, asdict(settings), models, gate.told(), waiting)
+    if settings.preview["kind"] != "none":
+        summary["preview"] = previews_told(batch.lines, summary, resolved_preview(settings)[1])
+    if settings.mode == "calibrate":
+        summary["complete"] = len(batch.lines) >= settings.n
     write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     gallery = write_gallery(batch.root)
     print(_report(summary, batch.root, gallery), flush=True)
+    if settings.mode == "calibrate" and summary["complete"]:
+        conclude_calibration(batch.root, settings, batch.lines, models)
     return summary
 
 
@@ -156,6 +197,7 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
             f"{summary['evaluations_per_accepted']:.1f} denoiser evaluations, {summary['seconds_per_accepted']:.2f} s"
         )
         lines.append(f"cost per accepted: {cost}")
+    lines += previews_in_words(summary.get("preview", {}))
     if warning := summary.get("gate", {}).get("warning"):
         lines.append(f"warning: {warning}")
     if not summary["complete"]:
@@ -176,6 +218,7 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
         )
     if settings.gate.kind == "certified":
         _check_certificate(settings)
+    resolved_preview(settings)
 
 
 def _check_certificate(settings: GenerateConfig) -> None:
@@ -233,8 +276,9 @@ def _settle_models(batch: Batch, models: dict[str, Any]) -> None:
 
 def _refuse_other_models(now: dict[str, Any], before: dict[str, Any], made: str) -> None:
     """The same path may lead to other weights by now."""
-    for stage, model in now.items():
-        former = before[stage]
+    none = {"name": "none", "fingerprint": "none"}
+    for stage in {**before, **now}:
+        former, model = before.get(stage, none), now.get(stage, none)
         if model["fingerprint"] != former["fingerprint"]:
             raise UserError(
                 f"{made} was made with {stage} {former['name']} {former['fingerprint'][:12]}, and what is loaded is "

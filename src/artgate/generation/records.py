@@ -18,6 +18,7 @@ from artgate.errors import UserError
 from artgate.generation.artwork_file import artwork_file, picture_digest, versions
 from artgate.generation.batch import Line, Outcome
 from artgate.generation.config import ImageConfig
+from artgate.generation.gallery_pictures import keep_thumbnail
 from artgate.generation.gate import Verdict
 from artgate.generation.prompts import Candidate
 from artgate.generation.remaking import SMALL
@@ -60,7 +61,11 @@ class Records:
             return line
         if verdict.accepted:
             return {**line, **self._accept(outcome.candidate, outcome.picture, line)}
-        return {**line, **self._reject(outcome.picture, line)} if self.keep_rejected else line
+        if not self.keep_rejected:
+            return line
+        kept = self._reject(outcome.picture, line)
+        seen = {"preview": {**line["preview"], "picture": kept["file"]}} if "preview" in line else {}
+        return {**line, **kept, **seen}
 
     def purge_strays(self, lines: list[Line]) -> None:
         """Take out what a killed run accepted and a later one made anew with other bytes, as on a GPU it may."""
@@ -91,6 +96,7 @@ class Records:
         sidecar = {"image_id": image_id, **self._sidecar(candidate, picture, line)}
         path = self.root / ACCEPTED / SIDECARS / f"{image_id}.json"
         write_atomic(path, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
+        keep_thumbnail(self.root, image_id, image)
         try:
             artwork = self.collection.add(data, self._provenance(candidate, line))
         except Refused as refused:
@@ -172,4 +178,6 @@ def _line(outcome: Outcome, verdict: Verdict | None) -> Line:
         "evaluations": outcome.evaluations,
         "seconds": outcome.seconds,
         **({"point": outcome.point} if outcome.point is not None else {}),
+        **({"previews": outcome.previews} if outcome.previews else {}),
+        **({"preview": {**outcome.previews[-1], "picture": None}} if outcome.rejected and outcome.previews else {}),
     }

@@ -6,6 +6,7 @@ that its arithmetic for an image does not depend on how many others there are; a
 
 import copy
 import inspect
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from artgate.errors import UserError
+from artgate.generation.memory import give_back, in_words, is_out_of_memory
 from artgate.generation.models import Conditioning, DiffusionModel
 from artgate.generation.predicted import predicted_clean
 from artgate.generation.preview import Preview, Previewer
 from artgate.generation.prompts import Candidate
+
+log = logging.getLogger(__name__)
 
 Basemap = Callable[[Candidate], Image.Image | None]
 
@@ -27,13 +31,14 @@ Basemap = Callable[[Candidate], Image.Image | None]
 class Finished:
     """A candidate all the way through. latents: (C, h, w) on the model's device. evaluations: denoiser rows it took.
 
-    previews: what was seen of it midway.
+    previews: what was seen of it midway. slots: of the minibatch that it was made in.
     """
 
     candidate: Candidate
     latents: torch.Tensor
     evaluations: int
     previews: tuple[Preview, ...] = ()
+    slots: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,7 @@ class Slot:
     latents: torch.Tensor  # (1, C, h, w)
     step_options: dict[str, Any] = field(default_factory=dict)
     first_index: int = 0  # of its first timestep in the scheduler's whole list
+    minibatch: int = 1  # slots that there are, itself among them
     steps_done: int = 0
     previews: list[Preview] = field(default_factory=list)
     clean: torch.Tensor | None = None  # (C, h, w), predicted in the last step, where it is to be looked at
@@ -111,6 +117,7 @@ class SlotSampler:
     width, height: pixels, None for the model's own. strength: with a basemap, the share of the steps that are taken, in
     (0, 1]; 1 keeps least of the basemap. Raises UserError for values that do not go together.
     evaluations: denoiser rows taken so far, those of candidates that were never finished among them.
+    slots: fewer once memory was too little twice; on_shrinking is then called with their number.
     """
 
     def __init__(
@@ -140,6 +147,8 @@ class SlotSampler:
         self._from_basemap = _shortened(make(), steps, strength)
         self.evaluations_a_step = 2 if model.guided(guidance) else 1
         self.evaluations = 0
+        self.on_shrinking: Callable[[int], None] = lambda slots: None
+        self._shortages = 0
 
     def run(
         self,
@@ -153,29 +162,54 @@ class SlotSampler:
         previewer: looks at candidates midway; one that it rejects leaves, and its slot is free for the next step.
         """
         waiting = iter(candidates)
+        again: list[Candidate] = []  # to be begun anew
         slots: list[Slot] = []
         while True:
-            yield from self._refill(slots, waiting, basemap)
+            if self._outdated(slots):
+                again = [*(slot.candidate for slot in slots), *again]
+                slots.clear()
+            yield from self._refill(slots, again, waiting, basemap)
+            if self._outdated(slots):
+                continue
             if not slots:
                 return
-            self._advance(slots, previewer.thresholds if previewer else ())
+            yield from self._advance(slots, previewer.thresholds if previewer else ())
             for slot in list(slots):
                 outcome = self._outcome(slot, previewer)
                 if outcome is not None:
                     slots.remove(slot)
                     yield outcome
 
-    def _refill(self, slots: list[Slot], waiting: Iterator[Candidate], basemap: Basemap | None) -> Iterator[Failed]:
+    def short_of_memory(self) -> bool:
+        """Take note that something ran out of memory; every second time the slots are halved.
+
+        Then the candidates in work begin anew: each picture is made in minibatches of one shape. Returns whether the
+        same may be tried once more.
+        """
+        give_back(self.model.device)
+        self._shortages += 1
+        if self._shortages % 2:
+            return True
+        if self.slots > 1:
+            self.slots //= 2
+            log.warning("memory was too little twice: going on with %d slots", self.slots)
+            self.on_shrinking(self.slots)
+        return False
+
+    def _outdated(self, slots: list[Slot]) -> bool:
+        return any(slot.minibatch != self.slots for slot in slots)
+
+    def _refill(
+        self, slots: list[Slot], again: list[Candidate], waiting: Iterator[Candidate], basemap: Basemap | None
+    ) -> Iterator[Failed]:
         while len(slots) < self.slots:
-            candidate = next(waiting, None)
+            candidate = again.pop(0) if again else next(waiting, None)
             if candidate is None:
                 return
             try:
                 slots.append(self._begin(candidate, basemap))
-            except torch.OutOfMemoryError:
-                raise self._out_of_memory() from None
             except Exception as error:  # whatever is wrong with one candidate must not end the others
-                yield Failed(candidate, f"{type(error).__name__}: {error}")
+                yield Failed(candidate, self._told(error))
 
     @torch.inference_mode()
     def _begin(self, candidate: Candidate, basemap: Basemap | None) -> Slot:
@@ -194,6 +228,7 @@ class SlotSampler:
             latents=latents,
             step_options=_accepted_by(schedule.scheduler.step, {"generator": generator, "eta": self.eta}),
             first_index=schedule.first_index,
+            minibatch=self.slots,
         )
 
     def _noise(self, generator: torch.Generator, schedule: Schedule) -> torch.Tensor:
@@ -209,25 +244,54 @@ class SlotSampler:
         return noised  # (1, C, h, w)
 
     @torch.inference_mode()
-    def _advance(self, slots: list[Slot], looked_at: Container[int]) -> None:
-        """One denoiser call for all slots, then one scheduler step each. looked_at: after which there is a look."""
+    def _advance(self, slots: list[Slot], looked_at: Container[int]) -> list[Failed]:
+        """One denoiser call for all slots, then one scheduler step each. What fails at it leaves its slot.
+
+        looked_at: after which steps there is a look.
+        """
+        failed: list[Failed] = []
+        outputs = self._outputs(slots)
+        if self._outdated(slots):
+            return failed
+        for slot, output in zip(list(slots), outputs, strict=True):
+            try:
+                if isinstance(output, Exception):
+                    raise output
+                slot.step(output, slot.steps_done + 1 in looked_at)
+            except Exception as error:  # whatever is wrong with one candidate must not end the others
+                slots.remove(slot)
+                evaluations = slot.steps_done * self.evaluations_a_step
+                failed.append(Failed(slot.candidate, in_words(error), evaluations))
+        return failed
+
+    def _outputs(self, slots: list[Slot]) -> list[torch.Tensor | Exception]:
+        """The denoiser's output (1, C, h, w) for each slot, or what it fails with; none once the slots are outdated.
+
+        Where all together fail, each is tried alone, filled up to the same shape: its output is the same.
+        """
+        try:
+            outputs = self._denoised(slots)  # (slots, C, h, w)
+        except Exception as error:
+            if is_out_of_memory(error):
+                if self.short_of_memory():
+                    return self._outputs(slots)
+                return [] if self._outdated(slots) else [error]
+            return [error] if len(slots) == 1 else [output for slot in slots for output in self._outputs([slot])]
+        self.evaluations += self.evaluations_a_step * len(slots)
+        return list(outputs[: len(slots)].split(1))
+
+    def _denoised(self, slots: list[Slot]) -> torch.Tensor:
         # The minibatch's shape and memory layout decide the order of summation: empty slots are filled up with copies
         # of the first, and latents that come from the codec (which may lie channels last) are laid like the others
         rows = slots + slots[:1] * (self.slots - len(slots))
         negatives = [slot.negative for slot in rows if slot.negative is not None]
-        try:
-            outputs = self.model.denoise(
-                torch.cat([slot.denoiser_input() for slot in rows]).contiguous(),  # (slots, C, h, w)
-                torch.stack([slot.timestep for slot in rows]),  # (slots,)
-                Conditioning.joined([slot.conditioning for slot in rows]),
-                Conditioning.joined(negatives) if negatives else None,
-                self.guidance,
-            )
-        except torch.OutOfMemoryError:
-            raise self._out_of_memory() from None
-        self.evaluations += self.evaluations_a_step * len(slots)
-        for slot, output in zip(slots, outputs, strict=False):
-            slot.step(output[None], slot.steps_done + 1 in looked_at)
+        return self.model.denoise(
+            torch.cat([slot.denoiser_input() for slot in rows]).contiguous(),  # (slots, C, h, w)
+            torch.stack([slot.timestep for slot in rows]),  # (slots,)
+            Conditioning.joined([slot.conditioning for slot in rows]),
+            Conditioning.joined(negatives) if negatives else None,
+            self.guidance,
+        )
 
     def _outcome(self, slot: Slot, previewer: Previewer | None) -> Finished | Left | Failed | None:
         """What became of a slot after a step; None while it is still on its way."""
@@ -236,23 +300,20 @@ class SlotSampler:
             where = f"step {slot.steps_done} of {len(slot.timesteps)}"
             return Failed(slot.candidate, f"the latents are not finite after {where}; try dtype=float32", evaluations)
         if slot.steps_done == len(slot.timesteps):
-            return Finished(slot.candidate, slot.latents[0], evaluations, tuple(slot.previews))
+            return Finished(slot.candidate, slot.latents[0], evaluations, tuple(slot.previews), slot.minibatch)
         if previewer is None or slot.clean is None:
             return None
         try:
-            preview = previewer.look(slot.steps_done, len(slot.timesteps), slot.clean)
-        except torch.OutOfMemoryError:
-            raise self._out_of_memory() from None
+            preview = previewer.look(slot.steps_done, len(slot.timesteps), evaluations, slot.clean)
         except Exception as error:  # whatever is wrong with one candidate must not end the others
-            return Failed(slot.candidate, f"{type(error).__name__}: {error}", evaluations, "preview")
+            return Failed(slot.candidate, self._told(error), evaluations, "preview")
         slot.previews.append(preview)
         return Left(slot.candidate, evaluations, tuple(slot.previews)) if preview.reason else None
 
-    def _out_of_memory(self) -> UserError:
-        return UserError(
-            f"{self.slots} slots of {self.width}x{self.height} pixels do not fit the memory of {self.model.device}: "
-            "lower diffusion.slots, the size, or use dtype=float16"
-        )
+    def _told(self, error: Exception) -> str:
+        if is_out_of_memory(error):
+            self.short_of_memory()
+        return in_words(error)
 
 
 def _checked_steps(model: DiffusionModel, name: str, steps: int, options: dict[str, Any]) -> Callable[[], Any]:

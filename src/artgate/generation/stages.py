@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from artgate.generation.batch import Outcome
 from artgate.generation.config import ApplicationConfig, GenerateConfig
 from artgate.generation.fitting import fitted
 from artgate.generation.models import load_model
+from artgate.generation.preview import Preview, Previewer
 from artgate.generation.prompts import Candidate
-from artgate.generation.sampler import Basemap, Failed, Finished, SlotSampler
+from artgate.generation.safety import SafetyChecker, load_safety_checker
+from artgate.generation.sampler import Basemap, Failed, Finished, Left, SlotSampler
 from artgate.generation.sizes import generated_size
 from artgate.generation.upscale import Upscaler, build_upscaler
 from artgate.scoring.scorer import Score, Scorer, default_scorer_path
@@ -40,9 +42,13 @@ class Painter:
 
 @dataclass(frozen=True)
 class Stages(Painter):
-    """What `load_stages` loads: the painter, and who judges its pictures."""
+    """What `load_stages` loads: the painter, and who judges its pictures.
+
+    safety: why a picture is rejected unseen, or None; None itself where the checkpoint carries no checker.
+    """
 
     scorer: Scorer
+    safety: SafetyChecker | None = None
 
 
 def load_stages(settings: GenerateConfig) -> Stages:
@@ -50,8 +56,12 @@ def load_stages(settings: GenerateConfig) -> Stages:
     painter = load_painter(settings)
     scorer_folder = Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
     scorer = Scorer.load(scorer_folder, device=str(painter.sampler.model.device))
+    safety = load_safety_checker(painter.sampler.model.config)
     judges = {"scorer": {"name": settings.scorer or "shipped", "fingerprint": scorer.fingerprint, "licence": None}}
-    return Stages(**{**vars(painter), "models": painter.models | judges}, scorer=scorer)
+    if safety:
+        licence = painter.models["diffusion"]["licence"]
+        judges["safety_checker"] = {"name": safety.name, "fingerprint": safety.fingerprint, "licence": licence}
+    return Stages(**{**vars(painter), "models": painter.models | judges}, scorer=scorer, safety=safety)
 
 
 def load_painter(settings: GenerateConfig) -> Painter:
@@ -83,26 +93,56 @@ def load_painter(settings: GenerateConfig) -> Painter:
 
 
 def outcomes(
-    stages: Stages, candidates: Iterable[Candidate], point: Callable[[np.ndarray], list[float]] | None = None
+    stages: Stages,
+    candidates: Iterable[Candidate],
+    point: Callable[[np.ndarray], list[float]] | None = None,
+    previewer: Previewer | None = None,
 ) -> Iterator[Outcome]:
     """Candidates as they leave the sampler, decoded and scored.
 
     Time in the sampler is booked on the candidate that it was waited for. A candidate is scored alone, so that its
     score does not depend, not even in the last digit, on its neighbours. point: what to keep of a picture's (D,)
-    features, where a gate watches them.
+    features, where a gate watches them. previewer: what looks at candidates midway, if anything.
     """
-    leaving = stages.sampler.run(candidates, stages.basemap)
+    leaving = stages.sampler.run(candidates, stages.basemap, previewer)
+    looking = 0.0
     while True:
         begun = time.perf_counter()
         item = next(leaving, None)
         seconds = {"denoise": time.perf_counter() - begun}
         if item is None:
             return
-        yield _failed(item, seconds) if isinstance(item, Failed) else _scored(stages, item, seconds, point)
+        if previewer:
+            seconds["preview"] = previewer.seconds - looking
+            seconds["denoise"] -= seconds["preview"]
+            looking = previewer.seconds
+        if isinstance(item, Failed):
+            yield _failed(item, seconds)
+        elif isinstance(item, Left):
+            yield _left(stages, item, seconds)
+        else:
+            yield _scored(stages, item, seconds, point)
 
 
 def _failed(item: Failed, seconds: dict[str, float]) -> Outcome:
-    return Outcome(item.candidate, error=f"denoise: {item.error}", evaluations=item.evaluations, seconds=seconds)
+    return Outcome(item.candidate, error=f"{item.stage}: {item.error}", evaluations=item.evaluations, seconds=seconds)
+
+
+def _left(stages: Stages, item: Left, seconds: dict[str, float]) -> Outcome:
+    last = item.previews[-1]
+    unsafe = stages.safety(last.picture) if stages.safety else None
+    return Outcome(
+        item.candidate,
+        None if unsafe else last.picture,
+        evaluations=item.evaluations,
+        seconds=seconds,
+        rejected=last.reason,
+        previews=_in_brief(item.previews),
+    )
+
+
+def _in_brief(previews: Sequence[Preview]) -> list[dict[str, float]] | None:
+    return [{"step": seen.step, "score": seen.score, "evaluations": seen.evaluations} for seen in previews] or None
 
 
 def _scored(
@@ -111,7 +151,13 @@ def _scored(
     stage, begun = "decode", time.perf_counter()
     try:
         picture = stages.sampler.model.decode(item.latents[None])[0]
-        seconds[stage], stage, begun = time.perf_counter() - begun, "score", time.perf_counter()
+        seconds[stage], stage, begun = time.perf_counter() - begun, "safety", time.perf_counter()
+        if stages.safety:
+            unsafe = stages.safety(picture)
+            seconds[stage] = time.perf_counter() - begun
+            if unsafe:  # neither scored nor kept
+                return Outcome(item.candidate, rejected=unsafe, evaluations=item.evaluations, seconds=seconds)
+        stage, begun = "score", time.perf_counter()
         features = stages.scorer.encoder.encode_images([picture])  # (1, D)
         score: Score = stages.scorer.score_features(features)[0]
         kept = point(features[0].numpy()) if point else None
@@ -121,4 +167,5 @@ def _scored(
     except Exception as error:  # whatever is wrong with one candidate must not end the batch
         message = f"{stage}: {type(error).__name__}: {error}"
         return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
-    return Outcome(item.candidate, picture, score, point=kept, evaluations=item.evaluations, seconds=seconds)
+    seen = _in_brief(item.previews)
+    return Outcome(item.candidate, picture, score, None, kept, item.evaluations, seconds, previews=seen)

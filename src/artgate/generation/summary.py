@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 VERDICTS = ("accepted", "gate", "preview", "safety", "near-duplicate")
-STAGES = ("load", "denoise", "decode", "score", "upscale", "save")
+STAGES = ("load", "denoise", "preview", "decode", "safety", "score", "upscale", "save")
 
 
 def summarise(
