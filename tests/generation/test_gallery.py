@@ -13,7 +13,8 @@ from parsel import Selector
 from PIL import Image
 
 from artgate.errors import UserError
-from artgate.generation.gallery import MOST_REJECTED, write_gallery
+from artgate.generation.gallery import MOST_SHOWN, write_gallery
+from artgate.generation.gallery_pictures import keep_thumbnail
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -122,9 +123,42 @@ def test_accepted_come_first_best_first_with_their_pictures(mixed):
         pytest.approx((255, 0, 0), abs=6),
     ]
     assert (best.css("img").attrib["width"], best.css("img").attrib["height"]) == ("40", "60")
-    told = text(cards[0])
-    for part in ("0.90", "good 60 %", "average 30 %", "poor 10 %", "prompt 4", "#4", "seed 1004"):
-        assert part in told
+    for part in ("0.90", "prompt 4", "#4", "seed 1004"):
+        assert part in text(cards[0])
+    assert [card.attrib["style"] for card in cards] == ["--a:0.6667", "--a:1.5000"]  # what a row is justified by
+    told = json.loads(cards[0].attrib["data-told"])
+    assert told["odds"] == [["good", 0.6], ["average", 0.3], ["poor", 0.1]]
+    assert ["seed", "1004"] in told["rows"] and ["took", "4 denoiser evaluations, 0.0 s"] in told["rows"]
+    assert "remake" not in told  # there is no sidecar
+
+
+def test_an_accepted_artwork_with_a_sidecar_tells_how_to_make_it_again(mixed, monkeypatch):
+    image_id, other = "ab" * 32, "cd" * 32
+    lines = [line(k, image_id=image, file="x.png") for k, image in enumerate([image_id, other, "../../etc"])]
+    (mixed / "accepted" / "sidecars").mkdir()
+    (mixed / "accepted" / "sidecars" / f"{image_id}.json").write_text("{}")
+    batch(mixed, lines)
+    monkeypatch.chdir(mixed.parent)
+    told = [json.loads(card.attrib["data-told"]) for card in page_of(mixed).css("#accepted > li")]
+    sidecar = f"accepted/sidecars/{image_id}.json"
+    assert told[0]["remake"] == f"python generate.py mode=remake sidecar={mixed.name}/{sidecar}"
+    assert (told[0]["sidecar"], [row for row in told[0]["rows"] if row[0] == "image_id"]) == (
+        sidecar,
+        [["image_id", image_id]],
+    )
+    assert "remake" not in told[1] and "remake" not in told[2]
+    assert "etc" not in json.dumps(told[2])
+
+
+def test_a_thumbnail_kept_beside_the_batch_spares_the_file(mixed):
+    image_id = "ab" * 32
+    keep_thumbnail(mixed, image_id, Image.new("RGB", (1200, 600), "yellow"))
+    assert Image.open(mixed / "thumbnails" / f"{image_id}.webp").size == (480, 240)
+    batch(mixed, [line(0, image_id=image_id, file="accepted/images/a.png")])
+    small = thumbnail(page_of(mixed).css("#accepted img")[0])
+    assert (small.size, small.getpixel((5, 5))) == ((480, 240), pytest.approx((255, 255, 0), abs=6))
+    (mixed / "thumbnails" / f"{image_id}.webp").write_bytes(b"torn")
+    assert thumbnail(page_of(mixed).css("#accepted img")[0]).size == (480, 320)
 
 
 def test_every_picture_has_a_text_and_a_focusable_link(mixed):
@@ -133,17 +167,37 @@ def test_every_picture_has_a_text_and_a_focusable_link(mixed):
         assert image.xpath("ancestor::a/@href").get()
 
 
-def test_rejected_and_failed_are_folded_with_their_reasons(mixed):
-    rejected, failed, config = page_of(mixed).css("details")
-    assert "open" not in rejected.attrib
+def test_rejected_and_failed_are_there_with_their_reasons_and_shown_on_demand(mixed):
+    page = page_of(mixed)
+    accepted, rejected, failed = page.css("section.verdict")
+    assert [section.attrib.get("hidden") for section in (accepted, rejected, failed)] == [None, "", ""]
     assert [card.attrib["data-index"] for card in rejected.css("li")] == ["3", "5", "0"]
     assert "score 0.30 < threshold 0.40" in text(rejected)
     assert "no picture kept" in text(rejected.css("li")[0])
     assert "denoise: RuntimeError: <boom>" in text(failed)
-    assert "threshold: 0.4" in text(config)
+    assert "threshold: 0.4" in text(page.css("#configuration"))
+    assert [box.attrib["value"] for box in page.css("input[name=verdict]")] == ["accepted", "rejected", "failed"]
 
 
-def test_the_header_tells_yield_cost_time_and_models(mixed):
+def test_what_a_preview_turned_away_is_told_apart_with_the_preview(tmp_path):
+    seen = {"step": 6, "score": 0.11, "picture": painted(tmp_path, "rejected/1.webp", "blue", (60, 40))}
+    early = line(
+        1, "rejected", None, reason="preview 0.11 < threshold 0.2 at step 6 of 20", preview=seen, evaluations=6
+    )
+    early |= {"score": None, "grade": None, "probabilities": None}
+    looked_at = line(0, evaluations=20, previews=[{"step": 6, "score": 0.4}])
+    page = page_of(batch(tmp_path, [looked_at, early, line(2, "rejected", 0.1, evaluations=20)]))
+    (card,) = page.css("#early > li")
+    assert thumbnail(card.css("img")[0]).size == (60, 40)
+    assert "preview 0.11 < threshold 0.2 at step 6 of 20" in text(card)
+    assert (text(card.css(".badge")), card.attrib["data-score"]) == ("0.11", "0.11")
+    assert ["preview", "score 0.11 at step 6"] in json.loads(card.attrib["data-told"])["rows"]
+    assert ["preview", "score 0.40 at step 6"] in json.loads(page.css("#accepted > li").attrib["data-told"])["rows"]
+    assert "2 rejected, 1 of them early" in text(page.css("header"))
+    assert "24 denoiser evaluations, 14 saved" in text(page.css("header"))
+
+
+def test_the_header_tells_yield_and_cost(mixed):
     header = text(page_of(mixed).css("header"))
     for part in (
         "2 accepted artworks",
@@ -154,32 +208,81 @@ def test_the_header_tells_yield_cost_time_and_models(mixed):
         "0.75 of the rejected 0.25",
         "41 min 43 s",
         "12 denoiser evaluations",
-        "upscale 1 h 23 min, 100 %",
-        "tiny · MIT · abcdef0123",
     ):
         assert part in header, part
-    assert "decode" not in header  # it took no time
+
+
+def test_the_figures_tell_time_models_and_what_became_of_the_candidates(mixed):
+    figures = text(page_of(mixed).css("#figures"))
+    for part in (
+        "upscale 1 h 23 min, 100 %",
+        "tiny · MIT · abcdef0123",
+        "accepted 2 33 %",
+        "score below the threshold 2 33 %",
+        "failed: denoise, RuntimeError 1 17 %",
+    ):
+        assert part in figures, part
+    assert "decode" not in figures  # it took no time
+
+
+def test_yield_by_prompt_comes_with_its_interval_and_by_template_where_there_are_templates(mixed):
+    def rows(config):
+        page = page_of(batch(mixed, read(mixed), SUMMARY | {"config": config}))
+        told = ((text(row), row.css(".track").attrib["title"]) for row in page.css(".yields tr"))
+        return [" ".join(" · ".join(row).split()) for row in told]
+
+    def read(root):
+        return [json.loads(entry) for entry in (root / "candidates.jsonl").read_text().splitlines()]
+
+    assert len(rows({})) == 6  # prompts all differ
+    templates = ["{a|b} prompt", {"prompt": "another", "negative_prompt": ""}]
+    assert rows({"prompts": {"prompts": templates}}) == [
+        "another 1 of 3 33 % · 95 % interval 6 % to 79 %",
+        "{a|b} prompt 1 of 3 33 % · 95 % interval 6 % to 79 %",
+    ]
+    batch(mixed, [entry | {"template": int(entry["index"] == 4)} for entry in read(mixed)])
+    assert rows({"prompts": {"prompts": templates}}) == [
+        "another 1 of 1 100 % · 95 % interval 21 % to 100 %",
+        "{a|b} prompt 1 of 5 20 % · 95 % interval 4 % to 62 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("score 0.30 < threshold 0.40", "score below the threshold"),
+        ("P(good) 0.30 < threshold 0.40", "P(good) below the threshold"),
+        ("rank 3 of 4, best 1 are kept", "others of its group are better"),
+        ("near-duplicate of candidate 3 (12 of 256 bits)", "too like an accepted one"),
+        ("safety checker: nsfw", "the safety checker"),
+        ("something else: 1", "something else"),
+        (None, "for no reason known"),
+    ],
+)
+def test_reasons_of_a_kind_are_counted_together(tmp_path, reason, kind):
+    page = page_of(batch(tmp_path, [line(0, "rejected", 0.3, reason=reason)]))
+    assert text(page.css(".reasons th")) == kind
 
 
 def test_bars_of_the_histogram_are_the_counts(mixed):
     bars = page_of(mixed).css(".bars > span")
     heights = [re.findall(r"height:([\d.]+)%", bar.get()) for bar in bars]
-    assert (heights[5], heights[4], heights[18]) == (["0.00", "100.00"], ["0.00", "100.00"], ["100.00", "0.00"])
-    assert bars[4].attrib["title"] == "0.2 to 0.25: 0 accepted, 1 rejected"
+    assert (heights[6], heights[4], heights[21]) == (["0.00", "100.00"], ["0.00", "100.00"], ["100.00", "0.00"])
+    assert bars[4].attrib["title"] == "0.167 to 0.208: 0 accepted, 1 rejected"
 
 
 def test_a_failure_after_the_gate_has_a_score_and_is_only_a_failure(tmp_path):
     failed = line(1) | {"status": "failed", "reason": "upscale: RuntimeError: no"}
     page = page_of(batch(tmp_path, [line(0), failed]))
     assert [card.attrib["data-index"] for card in page.css("li.card")] == ["0"]
-    assert "upscale: RuntimeError: no" in text(page.css("details"))
-    assert page.css(".bars > span")[10].attrib["title"] == "0.25 to 0.275: 0 accepted, 0 rejected"
+    assert "upscale: RuntimeError: no" in text(page.css(".fails"))
+    assert page.css(".bars > span")[23].attrib["title"] == "0.479 to 0.5: 1 accepted, 0 rejected"
 
 
 def test_small_scores_can_be_told_apart(tmp_path):
     page = page_of(batch(tmp_path, [line(0, score=0.0081), line(1, score=0.0012), line(2, "rejected", 0.0)]))
     assert [text(badge) for badge in page.css(".badge")] == ["0.0081", "0.0012", "0"]
-    assert page.css(".bars > span")[16].attrib["title"] == "0.008 to 0.0085: 1 accepted, 0 rejected"
+    assert page.css(".bars > span")[19].attrib["title"] == "0.00792 to 0.00833: 1 accepted, 0 rejected"
     assert text(page.css(".scale")) == "0 0.005 0.01"
 
 
@@ -187,27 +290,52 @@ def test_small_scores_can_be_told_apart(tmp_path):
 def test_hostile_text_is_shown_and_nothing_else(tmp_path, hostile):
     entries = [
         line(0, prompt=hostile, file=painted(tmp_path, "accepted/images/a.png", "red")),
-        line(1, "rejected", prompt=hostile, reason=hostile, grade=hostile),
+        line(1, "rejected", prompt=hostile, reason=hostile, grade=hostile, negative_prompt=hostile),
         line(2, "failed", prompt=hostile, reason=hostile),
     ]
     models = {hostile: {"name": hostile, "fingerprint": hostile, "licence": hostile}}
-    config = {"gate": {"kind": "score", "threshold": 0.4}, "prompts": hostile}
-    page = page_of(batch(tmp_path, entries, SUMMARY | {"models": models, "config": config}))
-    assert len(page.css("script")) == len(page.css("style")) == 1
+    config = {
+        "gate": {"kind": "score", "threshold": 0.4},
+        "prompts": {"prompts": [hostile]},
+        "diffusion": {"name": hostile},
+    }
+    page = page_of(batch(tmp_path, entries, SUMMARY | {"models": models, "config": config, "warnings": [hostile]}))
+    assert (len(page.css("script")), len(page.css("style"))) == (1, 2)
     assert not page.xpath("//@*[starts-with(name(), 'on')]")
-    assert not page.css("b:not(.brand b):not(.grades b)")
-    assert page.css("#accepted .prompt::text").get() == hostile
-    assert page.css("#accepted img").attrib["alt"] == hostile
-    assert page.css("#rejected .reason::text").get() == hostile
-    assert hostile in page.css("tbody td::text").getall()
+    assert not page.css("b:not(.brand b):not(.track b):not(.warning b)")
+    shown = hostile.replace("\u202e", "")  # marks that reverse what follows are left out
+    assert page.css("#accepted .prompt::text").get() == shown
+    assert page.css("#accepted img").attrib["alt"] == shown
+    assert page.css("#rejected .reason::text").get() == " ".join(shown.split())
+    assert " ".join(shown.split()) in page.css("tbody td::text").getall()
+    assert ["negative prompt", shown] in json.loads(page.css("#rejected li").attrib["data-told"])["rows"]
+    assert page.css("#rejected .badge").attrib["class"].split() == ["badge", "num"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"score": "<b>1</b>", "grade": ["good"], "probabilities": [1], "seed": {"a": 1}, "reason": 5, "file": 7},
+        {"score": 1e9, "grade": "excellent", "probabilities": {"good": "high"}, "seed": -1, "prompt": None},
+        {"score": True, "seconds": [1], "evaluations": "many", "image_id": 5, "negative_prompt": {}},
+        {"preview": 5, "previews": {"a": 1}, "template": "x", "seconds": {"denoise": "long"}, "file": "a\0b"},
+    ],
+)
+def test_what_is_of_the_wrong_type_counts_as_not_known(tmp_path, wrong):
+    entries = [line(0) | wrong, line(1, "rejected", 0.1) | wrong, {"index": 2, "status": "accepted"}]
+    page = page_of(batch(tmp_path, entries, None))
+    assert len(page.css("#accepted > li")) == 2 and len(page.css("#rejected > li")) == 1
 
 
 def test_the_page_needs_nothing_but_the_batch_folder(mixed):
     html = write_gallery(mixed).read_text()
     page = Selector(html)
     for address in page.xpath("//@src | //@href").getall():
-        assert address.startswith("data:image/webp;base64,") or (mixed / unquote(address)).is_file(), address
-    assert not re.search(r"https?://|@import|url\(", html)
+        assert address in ("#figures", "#configuration") or (
+            address.startswith("data:image/webp;base64,") or (mixed / unquote(address)).is_file()
+        ), address
+    assert not re.search(r"https?://|@import", html)
+    assert "url(" not in "".join(page.css("style::text, [style]").getall())
     (script,) = page.css("script::text").getall()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page.css("meta[http-equiv]").attrib["content"]
@@ -223,17 +351,17 @@ def test_a_thousand_candidates_make_a_page_that_opens(tmp_path):
     page = page_of(batch(tmp_path, entries))
     assert len(page.css("#accepted > li")) == 100
     shown = page.css("#rejected > li")
-    assert len(shown) == MOST_REJECTED
-    assert [shown[0].attrib["data-index"], shown[-1].attrib["data-index"]] == ["999", "778"]
-    assert f"Shown are the {MOST_REJECTED} that score best" in text(page.css("details"))
+    assert len(shown) == MOST_SHOWN["rejected"]
+    assert [shown[0].attrib["data-index"], shown[-1].attrib["data-index"]] == ["999", "667"]
+    assert f"Shown are the {MOST_SHOWN['rejected']} that score best" in text(page.css("section.verdict"))
     assert "Out of 1000 candidates; 900 rejected" in text(page)
     assert (tmp_path / "gallery.html").stat().st_size < 1e6
 
 
 def test_more_accepted_than_a_page_holds_have_smaller_thumbnails(tmp_path):
     file = painted(tmp_path, "accepted/images/a.png", "red", (300, 200))
-    page = page_of(batch(tmp_path, [line(k, file=file) for k in range(201)]))
-    assert len(page.css("#accepted > li")) == 201
+    page = page_of(batch(tmp_path, [line(k, file=file) for k in range(241)]))
+    assert len(page.css("#accepted > li")) == 241
     assert thumbnail(page.css("#accepted img")[0]).size == (240, 160)
 
 
@@ -265,6 +393,11 @@ def test_a_batch_without_a_single_accepted_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("lines", [[], [line(0, score=1.0), line(1, "failed")]])
 def test_a_killed_batch_without_a_summary_has_a_page(tmp_path, lines):
     assert f"{len(lines[:1])} accepted" in text(page_of(batch(tmp_path, lines, summary=None)))
+    (tmp_path / "config.json").write_text(json.dumps(SUMMARY["config"]))
+    (tmp_path / "models.json").write_text(json.dumps(SUMMARY["models"]))
+    page = text(page_of(tmp_path))
+    assert "The gate passes a score of 0.4 or more" in page and "threshold: 0.4" in page
+    assert not lines or "tiny · MIT" in page
 
 
 def test_a_folder_that_is_no_batch_is_refused(tmp_path):

@@ -1,6 +1,7 @@
-"""A batch as one HTML page to look at: accepted artworks first, then, folded, what was rejected and why, and failures.
+"""A batch as one HTML page to look at: the accepted artworks, what was rejected and why, and what it all took.
 
 The page stands alone: thumbnails are inside it, full files are linked by relative path, nothing comes from a network.
+Whatever the ledger holds is text on it, cleaned and escaped.
 """
 
 import base64
@@ -9,26 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 from jinja2 import Environment
-from PIL import Image
 
 from artgate.artworks.files import write_atomic
-from artgate.artworks.page import environment, thumbnail
+from artgate.artworks.page import environment
+from artgate.artworks.text import one_line
 from artgate.errors import UserError
-from artgate.generation.batch import LEDGER, read_json, read_ledger
-from artgate.generation.production import SUMMARY
+from artgate.generation import gallery_figures as figures
+from artgate.generation.batch import CONFIG, LEDGER, read_json, read_ledger
+from artgate.generation.gallery_lines import ACCEPTED, EARLY, FAILED, REJECTED, VERDICTS, Shown, shown
+from artgate.generation.gallery_pictures import OTHERS_SIDE, Picture, accepted_side, pictures
+from artgate.generation.production import MODELS, SUMMARY
+from artgate.generation.remake_command import remake_command
 
 GALLERY = "gallery.html"
-ACCEPTED_SIDE, REJECTED_SIDE = 480, 240  # of thumbnails, in pixels
-# A page of more opens slowly: beyond these, thumbnails are smaller, or only the best-scored are shown.
-MANY_ACCEPTED, MOST_REJECTED, MOST_FAILED = 200, 200, 200
-BINS = 20
-HISTOGRAM_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-GRADES = ("poor", "average", "good")
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+# A page of more opens slowly: of these only the best-scored, of failures the first, are shown.
+MOST_SHOWN = {ACCEPTED: 2000, REJECTED: 300, EARLY: 300, FAILED: 200}
+TITLES = {ACCEPTED: "Accepted", REJECTED: "Rejected", EARLY: "Left early", FAILED: "Failed"}
+# A panorama or a banner is cropped on the page: it would fill a row, or be no wider than its caption's words.
+NARROWEST, WIDEST = 0.42, 2.6
+ROW_HEIGHT, LOWEST_ROW, HIGHEST_ROW = 250, 170, 360  # pixels: of square pictures, of wide and of high ones
+UNKNOWN = "–"
 
 Line = Mapping[str, Any]
 
@@ -42,37 +46,72 @@ def write_gallery(batch_dir: Path | str) -> Path:
     root = Path(batch_dir)
     if not (root / LEDGER).is_file():
         raise UserError(f"{root} holds no {LEDGER}: give the folder of a generate.py run")
-    summary_file = root / SUMMARY
-    summary = read_json(summary_file) if summary_file.is_file() else {}
-    page = render(root, read_ledger(root), summary)
-    write_atomic(root / GALLERY, page)
+    write_atomic(root / GALLERY, render(root, read_ledger(root), _summary(root)))
     return root / GALLERY
 
 
+def _summary(root: Path) -> dict[str, Any]:
+    """What `summary.json` holds; of a batch that was killed before it had one, what was written at its start."""
+    if (root / SUMMARY).is_file():
+        return read_json(root / SUMMARY)
+    begun = {"config": root / CONFIG, "models": root / MODELS}
+    return {key: read_json(path) for key, path in begun.items() if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A candidate on the page. aspect: width / height of its place. prompt: the number of its prompt in the filter.
+
+    told: what the dialog shows beside the picture.
+    """
+
+    shown: Shown
+    picture: Picture | None
+    aspect: float
+    prompt: int
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The candidates of one verdict. count: all of them; cards: those that are shown. row: pixels a row is high."""
+
+    verdict: str
+    title: str
+    count: int
+    cards: list[Card]
+    row: int
+
+
 def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str:
-    """The page. lines: the ledger, in order; summary: of `summary.json`, or {}."""
-    accepted = [line for line in lines if line["status"] == "accepted"]
-    rejected = _best_first([line for line in lines if line["status"] == "rejected"])
-    failed = [line for line in lines if line["status"] == "failed"]
-    side = ACCEPTED_SIDE if len(accepted) <= MANY_ACCEPTED else REJECTED_SIDE
+    """The page. lines: the ledger, in order; summary: as `_summary` reads it."""
+    candidates = [shown(line) for line in lines]
+    config = _mapping(summary, "config")
+    groups, prompts = figures.prompt_groups(lines, _templates(config))
+    sections = [_section(root, verdict, candidates, groups) for verdict in VERDICTS]
     templates = _environment()
     script = templates.get_template("gallery_script.html.j2").render()
     return templates.get_template("gallery.html.j2").render(
-        batch=root.resolve().name,
-        summary=summary,
-        lines=lines,
-        accepted=[_card(root, line, side) for line in _best_first(accepted)],
-        accepted_poor=sum(line["grade"] == "poor" for line in accepted),
-        rejected=[_card(root, line, REJECTED_SIDE) for line in rejected[:MOST_REJECTED]],
-        rejected_count=len(rejected),
-        failed=failed[:MOST_FAILED],
-        failed_count=len(failed),
-        gate=_gate_in_words(summary.get("config", {}).get("gate", {}), summary.get("gate", {})),
-        warning=summary.get("gate", {}).get("warning"),
-        stages=_stages(summary.get("seconds", {})),
-        histogram=_histogram(lines),
-        mean_scores={status: _mean_score(lines, status) for status in ("accepted", "rejected")},
-        config=yaml.safe_dump(summary.get("config", {}), sort_keys=False, allow_unicode=True),
+        batch=one_line(root.resolve().name),
+        summary=summary if "seconds" in summary else None,
+        models=_mapping(summary, "models"),
+        candidates=candidates,
+        counts=figures.counts_by_verdict(candidates),
+        sections=[section for section in sections if section.count],
+        accepted_poor=sum(told.verdict == ACCEPTED and told.grade == "poor" for told in candidates),
+        gate=_gate_in_words(_mapping(config, "gate"), _mapping(summary, "gate")),
+        warnings=_warnings(summary),
+        common=_common(config, _mapping(summary, "models")),
+        prompts=prompts,
+        yields=figures.yields(candidates, groups, prompts),
+        prompt_number={label: number for number, label in enumerate(prompts)},
+        reasons=figures.reasons(candidates),
+        stages=figures.stages(summary.get("seconds")),
+        histogram=figures.histogram(candidates),
+        mean_scores={verdict: figures.mean_score(candidates, verdict) for verdict in (ACCEPTED, REJECTED)},
+        saved=figures.saved_evaluations(candidates),
+        interval=figures.wilson_interval(sum(told.verdict == ACCEPTED for told in candidates), len(candidates)),
+        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else None,
         script=script,
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -81,45 +120,84 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
 def _environment() -> Environment:
     made = environment(Path(__file__).parent)
     made.filters.update(duration=_duration, score=_score)
+    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return made
 
 
-def _best_first(lines: Sequence[Line]) -> list[Line]:
-    return sorted(lines, key=lambda line: -(line["score"] or 0.0))
+def _section(root: Path, verdict: str, candidates: Sequence[Shown], groups: Sequence[int]) -> Section:
+    """The candidates of a verdict, the best first; of failures the first ones."""
+    of_verdict = [pair for pair in zip(candidates, groups, strict=True) if pair[0].verdict == verdict]
+    ordered = of_verdict if verdict == FAILED else sorted(of_verdict, key=lambda pair: -(best(pair[0]) or 0.0))
+    kept = ordered[: MOST_SHOWN[verdict]]
+    side = accepted_side(len(kept)) if verdict == ACCEPTED else OTHERS_SIDE
+    small = [None] * len(kept) if verdict == FAILED else pictures(root, [told for told, _ in kept], side)
+    cards = [_card(root, told, picture, prompt) for (told, prompt), picture in zip(kept, small, strict=True)]
+    return Section(verdict, TITLES[verdict], len(of_verdict), cards, _row_height(cards))
 
 
-@dataclass(frozen=True)
-class Card:
-    """A candidate as the page shows it. href, thumbnail: None where there is no picture to show."""
-
-    line: Line
-    href: str | None
-    thumbnail: str | None
-    width: int
-    height: int
-    grades: list[tuple[str, float]]
+def best(told: Shown) -> float | None:
+    """The score that a candidate is known by: the final one, or that of its preview."""
+    return told.score if told.score is not None or told.preview is None else told.preview.score
 
 
-def _card(root: Path, line: Line, side: int) -> Card:
-    grades = [(grade, (line["probabilities"] or {}).get(grade, 0.0)) for grade in reversed(GRADES)]
-    path = _picture_path(root, line["file"])
-    try:
-        thumbnail, width, height = _thumbnail(path, side) if path else (None, 1, 1)
-    except (OSError, ValueError, Image.DecompressionBombError):
-        path, thumbnail, width, height = None, None, 1, 1
-    return Card(line, quote(line["file"]) if path else None, thumbnail, width, height, grades)
+def _card(root: Path, told: Shown, picture: Picture | None, prompt: int) -> Card:
+    aspect = picture.width / picture.height if picture else 1.0
+    return Card(told, picture, min(max(aspect, NARROWEST), WIDEST), prompt, _told(root, told))
 
 
-def _picture_path(root: Path, file: str | None) -> Path | None:
-    """The picture's path; None for none, and for one that a tampered ledger puts outside the batch."""
-    path = root / file if file else None
-    return path if path and path.resolve().is_relative_to(root.resolve()) else None
+def _row_height(cards: Sequence[Card]) -> int:
+    """So that a picture of the usual shape has the area of a square one in a row of ROW_HEIGHT."""
+    aspects = sorted(card.aspect for card in cards) or [1.0]
+    return round(min(max(ROW_HEIGHT / aspects[len(aspects) // 2] ** 0.5, LOWEST_ROW), HIGHEST_ROW))
 
 
-def _thumbnail(path: Path, side: int) -> tuple[str, int, int]:
-    """(data URI, width, height) of the picture shrunk to fit a square of `side`."""
-    with Image.open(path, formats=PICTURE_FORMATS) as image:
-        return thumbnail(image.convert("RGB"), side)
+def _told(root: Path, told: Shown) -> dict[str, Any]:
+    """What the dialog tells of a candidate: rows of (what, value), and of an accepted one the way to make it again."""
+    rows: list[tuple[str, str]] = [
+        ("score", f"{_score(told.score)}{f' · {told.grade}' if told.grade else ''}"),
+        ("seed", UNKNOWN if told.seed is None else str(told.seed)),
+        ("candidate", f"#{told.index}"),
+        ("negative prompt", told.negative_prompt),
+        ("verdict", told.reason),
+    ]
+    if told.preview:
+        step = UNKNOWN if told.preview.step is None else told.preview.step
+        rows.append(("preview", f"score {_score(told.preview.score)} at step {step}"))
+    rows.append(("took", f"{told.evaluations} denoiser evaluations, {_duration(sum(told.seconds.values()))}"))
+    if told.image_id:
+        rows.append(("image_id", told.image_id))
+    sidecar = root / "accepted" / "sidecars" / f"{told.image_id}.json" if told.image_id else None
+    remade = sidecar is not None and told.verdict == ACCEPTED and sidecar.is_file()
+    return {
+        "rows": [row for row in rows if row[1]],
+        "odds": [(grade, round(share, 4)) for grade, share in told.odds.items()],
+        **({"remake": remake_command(sidecar), "sidecar": f"accepted/sidecars/{sidecar.name}"} if remade else {}),
+    }
+
+
+def _common(config: Mapping[str, Any], models: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What all candidates of a batch have in common, for the dialog."""
+    diffusion = _mapping(config, "diffusion")
+    rows = [("model", _mapping(models, "diffusion").get("name") or diffusion.get("name"))]
+    rows += [(key, diffusion.get(key)) for key in ("scheduler", "steps", "guidance")]
+    rows += [(role, _mapping(models, role).get("name")) for role in ("scorer", "upscaler")]
+    return [(role, one_line(str(value), 300)) for role, value in rows if value is not None]
+
+
+def _mapping(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = mapping.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _templates(config: Mapping[str, Any]) -> Sequence[Any]:
+    found = _mapping(config, "prompts").get("prompts")
+    return found if isinstance(found, list) else []
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What the run warns of: the gate, and whatever else its summary says."""
+    told = [_mapping(summary, "gate").get("warning"), *(summary.get("warnings") or [])]
+    return [one_line(warning, 600) for warning in told if isinstance(warning, str) and warning]
 
 
 def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
@@ -138,49 +216,15 @@ def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     return f"{'P(good)' if gate['kind'] == 'good' else 'a score'} of {gate['threshold']:g} or more"
 
 
-def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """(stage, seconds, share of all) of the stages that took time."""
-    total = sum(seconds.values())
-    return [(stage, spent, spent / total) for stage, spent in seconds.items() if spent > 0]
-
-
-def _histogram(lines: Sequence[Line]) -> tuple[float, list[tuple[float, float, str]]]:
-    """(top, bars) of the scores in [0, top]: for each bar the heights of accepted and rejected, and both in words.
-
-    The tallest bar is 1. top is below 1 where all scores are small: one bar of everything would tell nothing.
-    """
-    # A candidate that failed after the gate, in enlarging say, has a score too.
-    scored = [line for line in lines if line["status"] != "failed" and line["score"] is not None]
-    top = next(top for top in HISTOGRAM_TOPS if top >= max((line["score"] for line in scored), default=1.0) or top == 1)
-    counts = {"accepted": [0] * BINS, "rejected": [0] * BINS}
-    for line in scored:
-        counts[line["status"]][min(int(line["score"] / top * BINS), BINS - 1)] += 1
-    bars = list(zip(*counts.values(), strict=True))
-    tallest = max(1, *map(sum, bars))
-    return top, [
-        (
-            accepted / tallest,
-            rejected / tallest,
-            f"{top * k / BINS:.3g} to {top * (k + 1) / BINS:.3g}: {accepted} accepted, {rejected} rejected",
-        )
-        for k, (accepted, rejected) in enumerate(bars)
-    ]
-
-
-def _mean_score(lines: Sequence[Line], status: str) -> float | None:
-    scores = [line["score"] for line in lines if line["status"] == status and line["score"] is not None]
-    return sum(scores) / len(scores) if scores else None
-
-
 def _score(score: float | None) -> str:
     if score is None:
-        return "–"
+        return UNKNOWN
     return f"{score:.2f}" if score >= 0.1 else f"{score:.2g}"  # the order of small scores shows too
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return UNKNOWN
     if seconds < 60:
         return f"{seconds:.{1 if seconds < 10 else 0}f} s"
     minutes = round(seconds / 60)
