@@ -19,7 +19,16 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 Family = Literal["sd1", "sd2", "sd_turbo", "sdxl", "sdxl_turbo", "lcm"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -38,6 +47,40 @@ def build_tiny(family: Family, path: Path, seed: int = 0) -> Path:
     for tokenizer in path.glob("tokenizer*"):
         _write_tokenizer_as_on_the_hub(tokenizer)
     return path
+
+
+def add_safety_checker(folder: Path, pictures: list[Image.Image], rejected: Image.Image, seed: int = 0) -> Path:
+    """Give a tiny checkpoint a safety checker that rejects, of the pictures, one (and its like); return `folder`.
+
+    A network of random weights sees all pictures alike: its last layer is laid so that it sees how they differ.
+    """
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        config = CLIPConfig(
+            text_config=text, vision_config={**vision, "image_size": 32, "patch_size": 8}, projection_dim=16
+        )
+        checker = StableDiffusionSafetyChecker(config).eval()
+        preprocess = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        seen = checker.vision_model(preprocess(pictures, return_tensors="pt").pixel_values)[1]  # (N, D)
+        mean = seen.mean(0)
+        weights = checker.visual_projection.weight
+        weights -= torch.outer(weights @ mean, mean) / mean.dot(mean)
+        concept = checker.visual_projection(seen[pictures.index(rejected)])
+        checker.concept_embeds.copy_(concept.expand_as(checker.concept_embeds))
+        checker.concept_embeds_weights.fill_(0.99)
+    checker.save_pretrained(folder / "safety_checker", safe_serialization=True)
+    preprocess.save_pretrained(folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {
+        # As published in 2022, by the library's names of then
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPFeatureExtractor"],
+        "requires_safety_checker": True,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
 
 
 def _sd(family: Family) -> StableDiffusionPipeline:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from tiny_models import build_tiny
+from PIL import Image
+from tiny_models import add_safety_checker, build_tiny
 
 COMMIT = "c" * 40
 SCRIPT = """
@@ -26,7 +28,7 @@ def main():
     model, variant = sys.argv[1], sys.argv[2] or None
     if model.endswith("lora"):
         return print(lora_file(model, "pytorch_lora_weights.safetensors"))
-    folder = checkpoint_folder(model, None, variant, 2.3)
+    folder = checkpoint_folder(model, None, variant, 2.3, safety=len(sys.argv) < 4)
     print(folder, variant_of(folder, variant))
 
 main()
@@ -87,9 +89,9 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
-def ask(home: Path, endpoint: str, model: str, variant: str = "") -> subprocess.CompletedProcess[str]:
+def ask(home: Path, endpoint: str, model: str, variant: str = "", *off: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", SCRIPT, model, variant]
+    command = [sys.executable, "-c", SCRIPT, model, variant, *off]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -130,6 +132,31 @@ def test_a_repository_without_the_variant_gives_its_plain_weights(repository, tm
         fetched = ask(tmp_path / "home", endpoint, "owner/model", "fp16")
     assert fetched.returncode == 0, fetched.stderr
     assert fetched.stdout.split()[1] == "None"
+
+
+def test_a_safety_checker_that_is_named_is_fetched_or_missed_or_switched_off(repository, tmp_path):
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    add_safety_checker(repository, [picture, picture.rotate(90)], picture)
+    requests: list[str] = []
+    with hub({"owner/model": repository}, requests) as endpoint:
+        off = ask(tmp_path / "home", endpoint, "owner/model", "", "off")
+        assert off.returncode == 0, off.stderr
+        assert not [name for name in requests if name.startswith(("safety_checker", "feature_extractor"))]
+        fetched = ask(tmp_path / "home", endpoint, "owner/model")  # what is cached lacks it
+        assert fetched.returncode == 0, fetched.stderr
+        assert {"safety_checker/model.safetensors", "feature_extractor/preprocessor_config.json"} <= set(requests)
+    shutil.rmtree(repository / "safety_checker")
+    with hub({"owner/model": repository}, []) as endpoint:
+        missed = ask(tmp_path / "another_home", endpoint, "owner/model")
+    assert missed.returncode == 2
+    assert missed.stderr.splitlines()[-1] == (
+        "error: owner/model names a safety checker and has no safety_checker/config.json: "
+        "say diffusion.safety_checker=off to have the pictures unchecked"
+    )
+    # cached without it, and no network: both cures are named
+    cached = ask(tmp_path / "another_home", endpoint, "owner/model")
+    assert cached.returncode == 2
+    assert "without safety_checker/config.json, say diffusion.safety_checker=off" in cached.stderr
 
 
 def test_a_lora_is_fetched_from_its_repository(tmp_path):

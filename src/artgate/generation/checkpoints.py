@@ -29,24 +29,36 @@ WEIGHTS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+SAFETY = {"safety_checker": "model"}  # read unless it is switched off
+SAFETY_FILES = ("safety_checker/", "feature_extractor/")
+UNCHECKED = "say diffusion.safety_checker=off to have the pictures unchecked"
 CONVERSION = "`StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)` of diffusers"
 HUB_PATIENCE = 5.0  # seconds for the hub's first answer: an error should come while the user still looks
 
 
-def checkpoint_folder(model: str, revision: str | None, variant: str | None, gigabytes: float | None) -> Path:
+def checkpoint_folder(
+    model: str, revision: str | None, variant: str | None, gigabytes: float | None, safety: bool = True
+) -> Path:
     """The folder of a checkpoint, downloaded if need be.
 
     model: `embedded` (the package's own), a local folder, or a hub repository `owner/name`.
     variant: prefer the weight files of this name (`fp16`); gigabytes: the size of the download, for messages.
+    safety: the safety checker that its model_index.json names has to be there too.
     Raises UserError with the cure for anything that keeps the checkpoint from being used.
     """
     if model == "embedded":
-        return _local(EMBEDDED, f"the embedded model is missing from this installation ({EMBEDDED}): reinstall artgate")
+        missing = f"the embedded model is missing from this installation ({EMBEDDED}): reinstall artgate"
+        return _local(EMBEDDED, missing, safety)
     if Path(model).expanduser().is_dir():
-        return _local(Path(model).expanduser(), "")
+        return _local(Path(model).expanduser(), "", safety)
     if _reads_as_path(model):
         raise UserError(_no_such_folder(model))
-    return _from_hub(model, revision, variant, gigabytes)
+    return _from_hub(model, revision, variant, gigabytes, safety)
+
+
+def carries_safety_checker(folder: Path) -> bool:
+    """Whether the checkpoint's model_index.json names a safety checker."""
+    return json.loads((folder / "model_index.json").read_text()).get("safety_checker", [None])[0] is not None
 
 
 def lora_file(lora: str, weight_name: str) -> Path:
@@ -62,16 +74,17 @@ def lora_file(lora: str, weight_name: str) -> Path:
         lambda offline: hf_hub_download(
             lora, weight_name, local_files_only=offline, etag_timeout=HUB_PATIENCE, library_name="artgate"
         ),
-        is_complete=Path.is_file,
+        lacking=lambda path: None if path.is_file() else weight_name,
         repository=lora,
         gigabytes=None,
     )
 
 
-def variant_of(folder: Path, variant: str | None) -> str | None:
+def variant_of(folder: Path, variant: str | None, component: str = "unet") -> str | None:
     """The variant to load: the one asked for if the checkpoint has it, else the plain weights, else what there is."""
-    stem = WEIGHTS["unet"]
-    weights = [file.name.removeprefix(stem).removesuffix(".safetensors") for file in (folder / "unet").glob(f"{stem}*")]
+    stem = (WEIGHTS | SAFETY)[component]
+    files = (folder / component).glob(f"{stem}*.safetensors*")
+    weights = [file.name.removeprefix(stem).removesuffix(".safetensors") for file in files]
     found = [name[1:].split("-")[0] for name in weights if name.startswith(".") and not name.endswith(".json")]
     if variant in found:
         return variant
@@ -79,10 +92,12 @@ def variant_of(folder: Path, variant: str | None) -> str | None:
     return None if plain or not found else sorted(found)[0]
 
 
-def _local(folder: Path, if_missing: str) -> Path:
+def _local(folder: Path, if_missing: str, safety: bool) -> Path:
     if if_missing and not folder.is_dir():
         raise UserError(if_missing)
     lacking = _lacking(folder)
+    if not lacking and safety and (unchecked := _lacking_for_safety(folder)):
+        raise UserError(f"{folder} names a safety checker and lacks {unchecked}: bring it there, or {UNCHECKED}")
     if lacking:
         raise UserError(
             f"{folder} is no diffusers checkpoint with safetensors weights: it lacks {lacking}. "
@@ -111,12 +126,25 @@ def _lacking(folder: Path) -> str | None:
     return None
 
 
-def _from_hub(repository: str, revision: str | None, variant: str | None, gigabytes: float | None) -> Path:
+def _lacking_for_safety(folder: Path) -> str | None:
+    """The first part that the safety checker needs and the folder does not have; None, too, where it names none."""
+    if not carries_safety_checker(folder):
+        return None
+    needed = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if not any(file.is_file() for file in (folder / "safety_checker").glob("model*.safetensors")):
+        missing.append("safety_checker/model.safetensors")
+    return missing[0] if missing else None
+
+
+def _from_hub(
+    repository: str, revision: str | None, variant: str | None, gigabytes: float | None, safety: bool
+) -> Path:
     def snapshot(weights: str | None, offline: bool) -> str:
         return snapshot_download(
             repository,
             revision=revision,
-            allow_patterns=_needed_files(weights),
+            allow_patterns=_needed_files(weights, safety),
             local_files_only=offline,
             etag_timeout=HUB_PATIENCE,
             library_name="artgate",
@@ -124,17 +152,20 @@ def _from_hub(repository: str, revision: str | None, variant: str | None, gigaby
 
     def fetch(offline: bool) -> str:
         folder = snapshot(variant, offline)
-        if variant and not offline and _lacking(Path(folder)):
+        if variant and not offline and lacking(Path(folder)):
             return snapshot(None, offline)  # a repository without that variant
         return folder
 
-    return _cached_or_fetched(fetch, lambda folder: _lacking(folder) is None, repository, gigabytes)
+    def lacking(folder: Path) -> str | None:
+        return _lacking(folder) or (_lacking_for_safety(folder) if safety else None)
+
+    return _cached_or_fetched(fetch, lacking, repository, gigabytes)
 
 
 def _cached_or_fetched(
-    fetch: Callable[[bool], str], is_complete: Callable[[Path], bool], repository: str, gigabytes: float | None
+    fetch: Callable[[bool], str], lacking: Callable[[Path], str | None], repository: str, gigabytes: float | None
 ) -> Path:
-    """`fetch(offline=True)` if that is complete: a cached model needs no network; else fetch it from the hub."""
+    """`fetch(offline=True)` if that lacks nothing: a cached model needs no network; else fetch it from the hub."""
     size = f" ({gigabytes:g} GB)" if gigabytes else ""
     cure = (
         f"`hf download {repository}` where there is a network{size}, or name a local folder, "
@@ -142,8 +173,11 @@ def _cached_or_fetched(
     )
     try:
         cached = Path(fetch(True))
-        if is_complete(cached):
+        missing = lacking(cached)
+        if missing is None:
             return cached
+        if missing.startswith(SAFETY_FILES):
+            cure = f"{cure}; without {missing}, {UNCHECKED}"
     except HFValidationError:
         raise UserError(_no_such_folder(repository)) from None
     except LocalEntryNotFoundError:
@@ -155,7 +189,10 @@ def _cached_or_fetched(
         fetched = Path(fetch(False))
     except Exception as error:  # of the hub, of its HTTP library (which changes with its version), of the disk
         raise _explained(error, repository, cure) from error
-    if not is_complete(fetched):
+    missing = lacking(fetched)
+    if missing and missing.startswith(SAFETY_FILES):
+        raise UserError(f"{repository} names a safety checker and has no {missing}: {UNCHECKED}")
+    if missing:
         raise UserError(f"{repository} is no diffusers checkpoint with safetensors weights: choose another repository")
     return fetched
 
@@ -174,12 +211,13 @@ def _explained(error: Exception, repository: str, cure: str) -> UserError:
     return UserError(f"{repository} is not in the cache and cannot be downloaded ({reason}): {cure}")
 
 
-def _needed_files(variant: str | None) -> list[str]:
+def _needed_files(variant: str | None, safety: bool) -> list[str]:
     """Patterns of the files that are read: repositories also hold pickles, ONNX, Flax and other precisions."""
     name = f".{variant}" if variant else ""
+    components = WEIGHTS | SAFETY if safety else WEIGHTS
     weights = [
         f"{component}/{stem}{file}"
-        for component, stem in WEIGHTS.items()
+        for component, stem in components.items()
         for file in (
             f"{name}.safetensors",
             f"{name}-0*.safetensors",
@@ -187,7 +225,9 @@ def _needed_files(variant: str | None) -> list[str]:
             f".safetensors.index{name}.json",
         )
     ]
-    configs = [f"{component}/config.json" for component in WEIGHTS]
+    configs = [f"{component}/config.json" for component in components]
+    if safety:
+        configs.append("feature_extractor/*.json")
     return ["model_index.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*", *configs, *weights]
 
 

@@ -31,9 +31,11 @@ def load_components(config: DiffusionConfig) -> tuple[Any, torch.device, str]:
     """(pipeline that holds the components, on the CPU; device they are meant for; fingerprint)."""
     device = device_of("diffusion.device", config.device)
     dtype = dtype_of("diffusion.dtype", config.dtype, device)
-    folder = checkpoint_folder(config.model, config.revision, config.variant, config.download_gb or None)
+    folder = checkpoint_folder(
+        config.model, config.revision, config.variant, config.download_gb or None, config.safety_checker
+    )
     lora = lora_file(config.lora, config.lora_weight_name) if config.lora else None
-    with _quietly():
+    with quietly():
         pipeline = _load_pipeline(folder, variant_of(folder, config.variant), dtype)
         fingerprint = _digest(pipeline, dtype, lora, config.lora_scale)
         if lora:
@@ -46,6 +48,7 @@ def _load_pipeline(folder: Path, variant: str | None, dtype: torch.dtype) -> Any
     if kind not in PIPELINES:
         raise UserError(f"{folder} holds a {kind}: use a Stable Diffusion 1.x, 2.x, XL or Turbo checkpoint")
     pipeline_class = PIPELINES[kind]
+    # The safety checker is loaded by `safety`: it looks at pictures, and this only makes them
     left_out: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
     if pipeline_class is StableDiffusionPipeline:
         left_out |= {"safety_checker": None, "requires_safety_checker": False}
@@ -84,16 +87,20 @@ def _digest(pipeline: Any, dtype: torch.dtype, lora: Path | None, lora_scale: fl
     """sha256 over what the images depend on, whatever files it came from: configs, vocabulary, weights as they run."""
     digest = hashlib.sha256(str(dtype).encode())
     for name, component in sorted(pipeline.components.items()):
-        if component is None:
-            continue
-        described: Any = component.get_vocab() if hasattr(component, "get_vocab") else _settings(component.config)
-        digest.update(json.dumps([name, described], sort_keys=True, default=str).encode())
-        for key, tensor in sorted(component.state_dict().items()) if hasattr(component, "state_dict") else ():
-            digest.update(key.encode())
-            digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        if component is not None:
+            weights_digest(digest, name, component)
     if lora:
         digest.update(hashlib.sha256(lora.read_bytes()).digest() + str(lora_scale).encode())
     return digest.hexdigest()
+
+
+def weights_digest(digest: Any, name: str, component: Any) -> None:
+    """Take a component, on the CPU, into a sha256: its name, its config or vocabulary, its weights."""
+    described: Any = component.get_vocab() if hasattr(component, "get_vocab") else _settings(component.config)
+    digest.update(json.dumps([name, described], sort_keys=True, default=str).encode())
+    for key, tensor in sorted(component.state_dict().items()) if hasattr(component, "state_dict") else ():
+        digest.update(key.encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -104,7 +111,7 @@ def _settings(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Loading is one line of ours, not six bars of theirs, nor their advice on an argument of ours."""
     libraries = [
         module for module in (diffusers.utils.logging, transformers.utils.logging) if module.is_progress_bar_enabled()
