@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 # Of the candidates that the gate rejects, the best this share stand for the acceptable while steps are chosen.
 NEAR = 0.25
 FEWEST_NEAR = 5
-RESAMPLED = 1000
+RESAMPLED = 500
+# Steps are chosen for so many cuts at once that it takes no more rounds than these.
+ROUNDS = 12
 # What "n more would do" means, the multiples of the trajectories at hand that are tried, and how often each.
 LIKELY = 0.8
-MULTIPLES = (1.5, 2, 3, 4, 6, 8, 12, 16)
-TRIALS = 20
+MULTIPLES = (1.5, 2, 3, 4, 6, 8)
+TRIALS = 15
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -97,7 +99,7 @@ def choose(seen: Trajectories, prices: Prices, max_loss: float, confidence: floa
     Where none is that sure, or none is surely cheaper than no previews (the lower end of its saving's 95 % interval is
     above 1), the empty policy, with the reason. seed: of the resampling behind intervals.
     """
-    found = _confident(seen, prices, max_loss, confidence, seed)
+    found = confident(seen, prices, max_loss, confidence, seed)
     if found.reason is None:
         return found
     return replace(found, more=_more_needed(seen, prices, max_loss, confidence, seed))
@@ -173,7 +175,8 @@ def cost_per_accepted(yield_: float, fraction: float, tpr: float, fpr: float) ->
     return (fraction + kept * (1 - fraction)) / (yield_ * tpr)
 
 
-def _confident(seen: Trajectories, prices: Prices, max_loss: float, confidence: float, seed: int) -> Choice:
+def confident(seen: Trajectories, prices: Prices, max_loss: float, confidence: float, seed: int = 0) -> Choice:
+    """As `choose`, without saying how many more trajectories would do."""
     acceptable = int(seen.accepted.sum())
     allowed = cuts_allowed(acceptable, max_loss, confidence)
     if not allowed:
@@ -220,12 +223,13 @@ def _order(others: Trajectories, prices: Prices, allowed: int, acceptable: int) 
     share = 1 / (acceptable + 1)
     cuts = np.zeros(len(others.steps), dtype=int)
     order: list[int] = []
-    for _ in range(allowed):
+    while len(order) < allowed:
+        more = min(-(-allowed // ROUNDS), allowed - len(order))
         tried = [
-            _stand_in_cost(others, best, cuts + (np.arange(len(cuts)) == column), share, prices) for column in columns
+            _stand_in_cost(others, best, cuts + more * (one == np.arange(len(cuts))), share, prices) for one in columns
         ]
-        order.append(int(np.argmin(tried)))
-        cuts[order[-1]] += 1
+        order += [int(np.argmin(tried))] * more
+        cuts[order[-1]] += more
     return order
 
 
@@ -284,20 +288,27 @@ def saving_of(
 
 
 def _more_needed(seen: Trajectories, prices: Prices, max_loss: float, confidence: float, seed: int) -> int | None:
-    """How many more trajectories like these would do, `LIKELY`; None where sixteen times as many do not."""
+    """How many more trajectories like these would do, `LIKELY`; None where eight times as many do not.
+
+    Counted from those that are here, or from those that hold enough acceptable ones for a confident rejection.
+    """
     if not seen.accepted.any():
         return None
     draw = np.random.default_rng(seed)
-    for multiple in MULTIPLES:
-        count = math.ceil(multiple * len(seen))
-        won = sum(
-            _confident(seen.rows(draw.integers(len(seen), size=count)), prices, max_loss, confidence, trial).reason
-            is None
-            for trial in range(TRIALS)
-        )
-        if won >= LIKELY * TRIALS:
-            return count - len(seen)
-    return None
+    enough = math.ceil(fewest_acceptable(max_loss, confidence) / float(seen.accepted.mean()))
+    counts = [math.ceil(multiple * max(len(seen), enough)) for multiple in MULTIPLES]
+
+    def would_do(count: int) -> bool:
+        failed = 0
+        for trial in range(TRIALS):
+            rows = draw.integers(len(seen), size=count)
+            failed += confident(seen.rows(rows), prices, max_loss, confidence, trial).reason is not None
+            if failed > (1 - LIKELY) * TRIALS:
+                return False
+        return True
+
+    # Where the most do not, there is no need to try the others
+    return next((count - len(seen) for count in counts if would_do(count)), None) if would_do(counts[-1]) else None
 
 
 def spearman(seen: Trajectories) -> Mapping[int, float]:
