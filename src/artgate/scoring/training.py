@@ -4,7 +4,6 @@ Imports that take seconds wait until the input is known to be good.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from artgate.artworks.files import write_atomic
 from artgate.config import validated
 from artgate.errors import UserError
 from artgate.labels.grades import GRADES
+from artgate.masking import MASK, SECRET, without_secrets
 from artgate.scoring.config import SPLITS, TrainConfig
 from artgate.scoring.graded import GradedArtworks, read_graded
 from artgate.scoring.splits import frozen_splits, leakage_groups, make_folds
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from artgate.scoring.scorer import PromptedHead
     from artgate.scoring.text_encoders import TextEncoder
 
-SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-MASK = "(not written down)"
 SPLITS_FOLDER = "splits"
 
 Metrics = dict[str, Any]
@@ -49,7 +47,7 @@ def train(cfg: DictConfig) -> Metrics:
     parts = _divide(graded, groups, settings)
     run = Path(settings.paths.run)
     run.mkdir(parents=True, exist_ok=True)
-    write_atomic(run / "config.yaml", yaml.safe_dump(_without_secrets(asdict(settings)), sort_keys=False))
+    write_atomic(run / "config.yaml", yaml.safe_dump(without_secrets(asdict(settings)), sort_keys=False))
     _print_data(graded, parts)
 
     from artgate.scoring.encoders import build_encoder
@@ -58,7 +56,7 @@ def train(cfg: DictConfig) -> Metrics:
     from artgate.scoring.tracking import open_tracker
 
     encoder = build_encoder({**settings.encoder, "device": settings.device})
-    with open_tracker(settings.logger, run, _without_secrets(asdict(settings))) as tracker:
+    with open_tracker(settings.logger, run, without_secrets(asdict(settings))) as tracker:
         text = _text_encoder(graded, settings)
         examples = _examples(graded, encoder, settings)
         fit = _fit(of_images(examples, graded, text), parts, settings, tracker.logger)
@@ -365,14 +363,6 @@ def _certify(graded: GradedArtworks, settings: TrainConfig, run: Path) -> str:
     write_report(run, graded.collection)  # with the certificate in it
     print(certificate_text(certificate))
     return str(where)
-
-
-def _without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as they may be written down: whatever is named like a secret is masked."""
-    return {
-        key: _without_secrets(value) if isinstance(value, Mapping) else MASK if SECRET.search(key) and value else value
-        for key, value in settings.items()
-    }
 
 
 def _command() -> str | None:
