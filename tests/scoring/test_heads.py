@@ -4,6 +4,7 @@ import torch
 from coral_pytorch.dataset import corn_label_from_logits
 from coral_pytorch.losses import corn_loss as oracle
 
+from artgate.scoring.damage import DamageDetector
 from artgate.scoring.heads import OrdinalHead, balancing_weights, corn_loss, fit_projection, grade_probabilities
 from artgate.scoring.kernel_fitting import fit_kernel
 
@@ -125,19 +126,20 @@ def test_a_head_behind_its_projection_says_the_same_on_whole_features(kind):
 def test_damage_that_the_detector_sees_is_taken_from_quality_alone():
     torch.manual_seed(0)
     features = torch.randn(40, 6)
-    plain = OrdinalHead(6, aspects=2, grades=3, kind="mlp", hidden=4, dropout=0.0, members=2).eval()
-    head = OrdinalHead(
-        6, aspects=2, grades=3, kind="mlp", hidden=4, dropout=0.0, members=2, detector=5, strength=0.5
-    ).eval()
-    for parameter in head.parameters():
+    projection = fit_projection(features, 4)
+    networks = OrdinalHead(4, aspects=2, grades=3, kind="mlp", hidden=4, dropout=0.0, members=2)
+    detector = DamageDetector(6, components=3, hidden=5, members=2)
+    for parameter in [*networks.parameters(), *detector.parameters()]:
         torch.nn.init.normal_(parameter)
-    plain.load_state_dict({key: head.state_dict()[key] for key in plain.state_dict()})
-    seen = head.each_detector(features)
-    assert seen is not None and seen.shape == (2, 40) and plain.each_detector(features) is None
+    plain = networks.behind(projection).eval()
+    head = networks.behind(projection, detector=detector, strength=0.5).eval()
     taken = plain(features) - head(features)
-    expected = 0.5 * torch.nn.functional.softplus(seen.mean(0))
+    expected = 0.5 * torch.nn.functional.softplus(detector(features))
     torch.testing.assert_close(taken[:, 0], expected[:, None].expand(-1, 2), atol=1e-5, rtol=1e-4)
     assert taken[:, 1].eq(0).all()
+    again = OrdinalHead(6, 2, 3, **head.config).eval()
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(again(features), head(features))
 
 
 def test_a_head_with_a_kernel_averages_its_logits_with_the_networks():

@@ -53,16 +53,6 @@ def test_the_slope_is_steeper_where_opinions_are_told_well():
     assert sure > 2 * unsure > 0
 
 
-def test_renditions_of_the_same_artworks_make_it_no_surer():
-    """Left out by itself, a row would be told by its own copy."""
-    points, opinions, lessons = artworks(200)
-    noisy = opinions + torch.randn(200, 1, generator=torch.Generator().manual_seed(5))
-    alone = fit_kernel(points, noisy, lessons, 0.5, 0.1, 1000, 0).slope
-    twice = [torch.cat([each, each]) for each in (points, noisy, lessons)]
-    torch.testing.assert_close(fit_kernel(*twice, 0.5, 0.1, 1000, 0, originals=200).slope, alone)
-    assert fit_kernel(*twice, 0.5, 0.1, 1000, 0).slope > 1.3 * alone
-
-
 def test_an_aspect_is_fitted_on_what_is_graded_in_it():
     points, opinions, lessons = artworks()
     both = torch.cat([opinions, opinions.flip(0)], dim=1)

@@ -104,7 +104,7 @@ class HeadConfig:
     components: principal axes of the features that it sees. centres: artworks that the kernel beside the networks
     compares with, at most; 0 is no kernel. width, ridge: of the kernel (kernel.py, kernel_fitting.py).
     detector: hidden units of the networks that see damage; 0 leaves them out, as does data without damaged renditions.
-    strength: how much damage counts.
+    damage_axes: principal axes, of renditions too, that these see. strength: how much damage counts.
     """
 
     kind: str
@@ -116,6 +116,7 @@ class HeadConfig:
     width: float = 0.5
     ridge: float = 0.1
     detector: int = 0
+    damage_axes: int = 512
     strength: float = 1.0
 
     def __post_init__(self) -> None:
@@ -128,6 +129,7 @@ class HeadConfig:
         _check_range("head.width", self.width, 1e-4, 1e4)
         _check_range("head.ridge", self.ridge, 1e-6, 1e6)
         _check_range("head.detector", self.detector, 0, 65536)
+        _check_range("head.damage_axes", self.damage_axes, 1, 65536)
         _check_range("head.strength", self.strength, 0, 100)
 
 

@@ -13,23 +13,21 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 from artgate.scoring.heads import balancing_weights
 
-# features (B, D), targets (B, A, K), weights (B, A), damaged (B,) of 0 and 1
-Minibatch = tuple[Tensor, Tensor, Tensor, Tensor]
+# features (B, D), targets (B, A, K), weights (B, A)
+Minibatch = tuple[Tensor, Tensor, Tensor]
 
 
 class GradedFeatures(lightning.LightningDataModule):
     """Training and validation minibatches.
 
-    features: (N, D). targets: (N, A, K) grade probabilities, NaN where an aspect was not graded.
-    damaged: (N,), whether a row is of a damaged picture, which has no targets. train, val: rows of each. An epoch is
-    `steps` minibatches. balance: weigh the grades alike, within each of the two.
+    features: (N, D). targets: (N, A, K) grade probabilities, NaN where an aspect was not graded. train, val: rows of
+    each. An epoch is `steps` minibatches. balance: weigh the grades alike, within each of the two.
     """
 
     def __init__(
         self,
         features: Tensor,
         targets: Tensor,
-        damaged: Tensor,
         train: Sequence[int],
         val: Sequence[int],
         *,
@@ -39,8 +37,8 @@ class GradedFeatures(lightning.LightningDataModule):
         balance: bool,
     ):
         super().__init__()
-        self.train = _Rows(features[list(train)], targets[list(train)], damaged[list(train)], balance)
-        self.val = _Rows(features[list(val)], targets[list(val)], damaged[list(val)], balance)
+        self.train = _Rows(features[list(train)], targets[list(train)], balance)
+        self.val = _Rows(features[list(val)], targets[list(val)], balance)
         self.minibatch, self.steps = minibatch, steps
         self.order = torch.Generator().manual_seed(seed)
 
@@ -59,13 +57,13 @@ class GradedFeatures(lightning.LightningDataModule):
 class _Rows(Dataset[Minibatch]):
     """Indexed by a list of rows, it gives a whole minibatch."""
 
-    def __init__(self, features: Tensor, targets: Tensor, damaged: Tensor, balance: bool):
-        self.features, self.targets, self.damaged = features, targets, damaged.float()
+    def __init__(self, features: Tensor, targets: Tensor, balance: bool):
+        self.features, self.targets = features, targets
         self.weights = balancing_weights(targets) if balance else torch.ones(targets.shape[:2])
 
     def __getitem__(self, rows: list[int]) -> Minibatch:
         index = torch.as_tensor(rows)
-        return self.features[index], self.targets[index], self.weights[index], self.damaged[index]
+        return self.features[index], self.targets[index], self.weights[index]
 
     def __len__(self) -> int:
         return len(self.features)

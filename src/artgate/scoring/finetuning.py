@@ -141,7 +141,7 @@ class FineTuning:
         features = torch.zeros(len(self.image_ids), tuned.encoder.dim)
         features[rows] = self.extract(tuned.encoder, rows)
         # Renditions have features of the frozen encoder alone.
-        examples = replace(self.examples, features=features, **_none_of(self.examples, "renditions", "severity"))
+        examples = replace(self.examples, features=features, renditions=None, damaged=())
         head, _ = fit_head(examples, train, val or None, self.head, self.trainer, self.seed, None, last)
         return replace(tuned, head=head)
 
@@ -237,13 +237,9 @@ def _that_can_follow(head: OrdinalHead) -> OrdinalHead:
     """
     follows: Any = deepcopy(head)
     follows.kernel = follows.detector = None
-    left_out = ("centres", "width", "detector", "strength")
+    left_out = ("centres", "width", "detector", "damage_axes", "strength")
     follows.config = {key: value for key, value in head.config.items() if key not in left_out}
     return cast(OrdinalHead, follows)
-
-
-def _none_of(examples: Examples, *names: str) -> dict[str, Any]:
-    return {name: None for name in names if hasattr(examples, name)}
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

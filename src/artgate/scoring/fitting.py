@@ -17,6 +17,8 @@ from artgate.errors import UserError
 from artgate.scoring.baselines import generator_majority, logistic_regression
 from artgate.scoring.calibration import Calibration, fit_calibration
 from artgate.scoring.config import HeadConfig, TrainerConfig
+from artgate.scoring.damage import DamageDetector
+from artgate.scoring.damage_fitting import fit_detector
 from artgate.scoring.datamodule import GradedFeatures
 from artgate.scoring.heads import OrdinalHead, fit_projection
 from artgate.scoring.kernel import KernelOpinion
@@ -30,7 +32,7 @@ class Examples:
 
     targets: (N, A, K) with NaN where ungraded, to calibrate and measure by; lessons: the same, to learn from.
     levels: (N, A) opinions in grades, finer than these (graded.py), where there are any.
-    renditions: (N, R, D) features of other renditions of each, to learn from as well; damaged: (R,), which of them are.
+    renditions: (N, R, D) features of other renditions of each, to tell damage by; damaged: (R,), which of them are.
     """
 
     features: Tensor
@@ -64,43 +66,20 @@ class Examples:
             self.damaged,
         )
 
-    def taught(self) -> "Taught":
-        """Everything there is to learn from: the examples themselves, then their renditions, artwork by artwork."""
-        levels = self.lessons @ torch.arange(self.lessons.shape[2], dtype=self.lessons.dtype)  # (N, A)
-        levels = levels if self.levels is None else self.levels
-        count, each = len(self.features), len(self.damaged)
+    def finer(self) -> Tensor:
+        """(N, A) what opinions there are, else what the lessons expect, in grades."""
+        if self.levels is not None:
+            return self.levels
+        return self.lessons @ torch.arange(self.lessons.shape[2], dtype=self.lessons.dtype)
+
+    def sound_and_damaged(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features (M, D) of artworks and of all their renditions, and (M,) which of these are damaged."""
+        chosen = list(rows)
+        sound = torch.zeros(len(chosen), dtype=torch.bool)
         if self.renditions is None:
-            return Taught(self.features, self.lessons, levels, torch.zeros(count, dtype=torch.bool), 0)
-        damaged = torch.tensor(self.damaged).repeat(count)  # (N * R,)
-        lessons = self.lessons.repeat_interleave(each, 0)
-        # What damage makes of a grade is not known: it is there to be told from what is sound.
-        lessons[damaged] = torch.nan
-        return Taught(
-            torch.cat([self.features, self.renditions.flatten(0, 1)]),
-            torch.cat([self.lessons, lessons]),
-            torch.cat([levels, levels.repeat_interleave(each, 0)]),
-            torch.cat([torch.zeros(count, dtype=torch.bool), damaged]),
-            each,
-        )
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What a head is taught: N artworks, then `each` renditions of each of them, M rows in all.
-
-    features: (M, D). lessons: (M, A, K), NaN where damaged. levels: (M, A). damaged: (M,).
-    """
-
-    features: Tensor
-    lessons: Tensor
-    levels: Tensor
-    damaged: Tensor
-    each: int
-
-    def rows(self, of: Sequence[int]) -> list[int]:
-        """The rows of artworks, and those of their renditions."""
-        count = len(self.features) // (1 + self.each)
-        return [*of, *(count + row * self.each + number for row in of for number in range(self.each))]
+            return self.features[chosen], sound
+        features = torch.cat([self.features[chosen], self.renditions[chosen].flatten(0, 1)])
+        return features, torch.cat([sound, torch.tensor(self.damaged).repeat(len(chosen))])
 
 
 @dataclass(frozen=True)
@@ -194,11 +173,9 @@ def fit_head(
     stop: KeepBest | StopAfter = KeepBest(config.earliest, config.patience) if val else StopAfter(last_epoch or 0)
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        taught = examples.taught()
-        rows = taught.rows(train)
-        # Of the damaged too: on the axes of the originals alone the detector tells damage less well.
-        projection = fit_projection(taught.features[rows], head_config.components)
-        axes = projection(taught.features)
+        rows = list(train)
+        projection = fit_projection(examples.features[rows], head_config.components)
+        axes = projection(examples.features)
         head = OrdinalHead(
             projection.axes.shape[1],
             examples.targets.shape[1],
@@ -207,14 +184,11 @@ def fit_head(
             head_config.hidden,
             head_config.dropout,
             head_config.members,
-            detector=head_config.detector if taught.damaged.any() else 0,
-            strength=head_config.strength,
         )
         module = HeadModule(head, config)
         data = GradedFeatures(
             axes,
-            taught.lessons,
-            taught.damaged,
+            examples.lessons,
             rows,
             val or [],
             minibatch=config.minibatch,
@@ -231,19 +205,24 @@ def fit_head(
                 "give a lower one, 1e-3 say"
             )
         head.load_state_dict(stop.state)
-        sound = [row for row in rows if not taught.damaged[row]]
-        kernel = _kernel(axes[sound], taught.levels[sound], taught.lessons[sound], head_config, seed, len(train))
-        whole = head.behind(projection, kernel)
+        kernel = _kernel(axes[rows], examples.finer()[rows], examples.lessons[rows], head_config, seed)
+        detector = _detector(*examples.sound_and_damaged(rows), head_config, seed)
+        whole = head.behind(projection, kernel, detector, head_config.strength)
     whole.round_to_half()
     return whole.eval(), stop.epoch
 
 
-def _kernel(
-    axes: Tensor, levels: Tensor, lessons: Tensor, config: HeadConfig, seed: int, originals: int
-) -> KernelOpinion | None:
+def _kernel(axes: Tensor, levels: Tensor, lessons: Tensor, config: HeadConfig, seed: int) -> KernelOpinion | None:
     if not config.centres:
         return None
-    return fit_kernel(axes, levels, lessons, config.width, config.ridge, config.centres, seed, originals)
+    return fit_kernel(axes, levels, lessons, config.width, config.ridge, config.centres, seed)
+
+
+def _detector(features: Tensor, damaged: Tensor, config: HeadConfig, seed: int) -> DamageDetector | None:
+    if not config.detector or not damaged.any():
+        return None
+    with _one_thread():
+        return fit_detector(features, damaged, config.damage_axes, config.detector, config.members, seed)
 
 
 def _trainer(epochs: int, stop: lightning.Callback, logger: Logger | None, validates: bool) -> lightning.Trainer:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from artgate.scoring.damage import DamageDetector
 from artgate.scoring.kernel import KernelOpinion
-
-DETECTOR_DROPOUT = 0.2
 
 
 class OrdinalHead(nn.Module):
@@ -21,8 +20,8 @@ class OrdinalHead(nn.Module):
 
     Features are standardised first, by the mean and scale of those it learnt from, and with `components` turned to
     their principal axes. `members` networks that differ by their random start and dropout are averaged; with
-    `centres`, their mean is averaged with what a kernel says (kernel.py). With a `detector` of so many hidden units,
-    `strength` times what it sees of damage to the picture is taken from the first aspect's logits.
+    `centres`, their mean is averaged with what a kernel says (kernel.py). With a `detector` (damage.py) of so many
+    hidden units, on `damage_axes`, `strength` times what it sees of damage is taken from the first aspect's logits.
     """
 
     mean: Tensor
@@ -41,6 +40,7 @@ class OrdinalHead(nn.Module):
         centres: int = 0,
         width: float = 0.0,
         detector: int = 0,
+        damage_axes: int = 0,
         strength: float = 0.0,
     ):
         super().__init__()
@@ -59,23 +59,34 @@ class OrdinalHead(nn.Module):
         if centres:
             self.config |= {"centres": centres, "width": width}
             self.kernel = KernelOpinion(centres, inputs, aspects, grades, width)
-        self.detector: nn.ModuleList | None = None
+        self.detector: DamageDetector | None = None
+        self.strength = strength
         if detector:
-            self.config |= {"detector": detector, "strength": strength}
-            self.strength = strength
-            self.detector = nn.ModuleList(_mlp(inputs, detector, 1, DETECTOR_DROPOUT) for _ in range(members))
+            self.config |= {"detector": detector, "damage_axes": damage_axes, "strength": strength}
+            self.detector = DamageDetector(dim, damage_axes, detector, members)
 
-    def behind(self, projection: "Projection", kernel: KernelOpinion | None = None) -> "OrdinalHead":
-        """The head on (N, D) features that says what this one says on their (N, C) projection; with a kernel beside."""
+    def behind(
+        self,
+        projection: "Projection",
+        kernel: KernelOpinion | None = None,
+        detector: DamageDetector | None = None,
+        strength: float = 0.0,
+    ) -> "OrdinalHead":
+        """The head on (N, D) features that says what this one says on their (N, C) projection.
+
+        With a kernel on the projection beside it, and a detector on the features.
+        """
         (dim, components), (aspects, thresholds) = projection.axes.shape, self.shape
-        beside: dict[str, Any] = {} if kernel is None else {"centres": len(kernel.centres), "width": kernel.width}
-        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config, components=components, **beside)
+        whole = OrdinalHead(dim, aspects, thresholds + 1, **self.config, components=components)
         whole.mean.copy_(projection.mean)
         whole.scale.copy_(projection.scale)
-        state = {key: value for key, value in self.state_dict().items() if key.startswith(("members", "detector"))}
-        whole.load_state_dict(state | {"axes": projection.axes}, strict=False)
-        if whole.kernel and kernel:
-            whole.kernel.load_state_dict(kernel.state_dict())
+        whole.load_state_dict(self.members.state_dict(prefix="members.") | {"axes": projection.axes}, strict=False)
+        if kernel is not None:
+            whole.config |= {"centres": len(kernel.centres), "width": kernel.width}
+            whole.kernel = kernel
+        if detector is not None:
+            whole.config |= {**detector.config, "strength": strength}
+            whole.detector, whole.strength = detector, strength
         return whole
 
     def round_to_half(self) -> None:
@@ -91,23 +102,16 @@ class OrdinalHead(nn.Module):
             logits = (logits + self.kernel(axes)) / 2
         if self.detector is None:
             return logits
-        damage = self.strength * softplus(self._damage(axes).mean(0))  # (B,); almost 0 where it sees none
+        damage = self.strength * softplus(self.detector(features))  # (B,); almost 0 where it sees none
         return torch.cat([logits[:, :1] - damage[:, None, None], logits[:, 1:]], dim=1)
 
     def each_member(self, features: Tensor) -> Tensor:
         """Logits of every member: (B, D) -> (M, B, A, K - 1)."""
         return self._each(self._axes(features))
 
-    def each_detector(self, features: Tensor) -> Tensor | None:
-        """Logits of the picture being damaged, by every detector: (B, D) -> (M, B); None without detectors."""
-        return None if self.detector is None else self._damage(self._axes(features))
-
     def _axes(self, features: Tensor) -> Tensor:
         standardised = (features - self.mean) / self.scale
         return standardised if self.axes is None else standardised @ self.axes  # (B, C)
-
-    def _damage(self, axes: Tensor) -> Tensor:
-        return torch.stack([member(axes)[:, 0] for member in self.detector or ()])
 
     def _each(self, axes: Tensor) -> Tensor:
         return torch.stack([member(axes).unflatten(1, self.shape) for member in self.members])

@@ -20,26 +20,19 @@ def fit_kernel(
     ridge: float,
     most: int,
     seed: int,
-    originals: int | None = None,
 ) -> KernelOpinion:
     """Fit in closed form; the centres are the rows themselves, or `most` of them drawn by the seed.
 
     axes: (N, C). opinions: (N, A) in grades; lessons: (N, A, K), to fit the slope by; both NaN where ungraded.
-    ridge: what is added to the kernel's diagonal, > 0. originals: how many rows, the first, are no renditions of
-    others; None is all of them.
+    ridge: what is added to the kernel's diagonal, > 0.
     """
     model = _with_centres(axes, opinions.shape[1], lessons.shape[2], width, most, seed)
-    # To leave a row out says how well opinions are told only where no rendition of it stays.
-    first = slice(originals)
-    alone = _with_centres(axes[first], opinions.shape[1], lessons.shape[2], width, most, seed)
     for aspect in range(opinions.shape[1]):
         told = opinions[:, aspect]
         if told.isnan().all():
             continue
-        _, model.weights[:, aspect], model.middle[aspect] = _ridge(axes, told, model, ridge)
-        left_out, _, _ = _ridge(axes[first], told[first], alone, ridge)
-        graded = ~told[first].isnan()
-        model.slope[aspect] = _slope(model, left_out, lessons[first][graded, aspect], aspect)
+        left_out, model.weights[:, aspect], model.middle[aspect] = _ridge(axes, told, model, ridge)
+        model.slope[aspect] = _slope(model, left_out, lessons[~told.isnan(), aspect], aspect)
     return model
 
 

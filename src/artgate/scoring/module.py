@@ -6,18 +6,12 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from artgate.scoring.config import TrainerConfig
 from artgate.scoring.datamodule import Minibatch
 from artgate.scoring.heads import OrdinalHead, corn_loss
-
-# Detectors learn faster than grades are learnt, until what is sound is far from what is damaged: only then does what
-# they see of a sound picture cost it next to nothing.
-DETECTOR_RATE = 5.0
-DAMAGED_WEIGHT = 2.0
 
 
 class HeadModule(lightning.LightningModule):
@@ -31,18 +25,11 @@ class HeadModule(lightning.LightningModule):
 
     def training_step(self, minibatch: Minibatch, index: int) -> Tensor:
         """Every member learns by itself: averaging before the loss would let them lean on each other."""
-        features, targets, weights, damaged = minibatch
+        features, targets, weights = minibatch
         logits = self.head.each_member(features)  # (M, B, A, K - 1)
         loss = corn_loss(logits, targets.expand(len(logits), -1, -1, -1), weights.expand(len(logits), -1, -1))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(features))
-        seen = self.head.each_detector(features)  # (M, B)
-        if seen is None:
-            return loss
-        missed = binary_cross_entropy_with_logits(
-            seen, damaged.expand_as(seen), pos_weight=seen.new_tensor(DAMAGED_WEIGHT)
-        )
-        self.log("train/damage_loss", missed, on_step=False, on_epoch=True, batch_size=len(features))
-        return loss + missed
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Minibatch, batch_idx: int) -> None:
         """Move the average along with the weights."""
@@ -55,21 +42,16 @@ class HeadModule(lightning.LightningModule):
 
     def validation_step(self, minibatch: Minibatch, index: int) -> None:
         """The loss of the averaged weights decides which epoch is kept."""
-        features, targets, weights, _ = minibatch
+        features, targets, weights = minibatch
         loss = corn_loss(self.average(features), targets, weights)
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(features))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW under one cycle of the learning rate."""
         rate = self.config.learning_rate
-        detector = list(self.head.detector.parameters()) if self.head.detector else []
-        rates, groups = [rate], [{"params": list(self.head.members.parameters()), "lr": rate}]
-        if detector:
-            rates.append(DETECTOR_RATE * rate)
-            groups.append({"params": detector, "lr": DETECTOR_RATE * rate})
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+        optimizer = torch.optim.AdamW(self.head.members.parameters(), rate, weight_decay=self.config.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = OneCycleLR(optimizer, rates, total_steps=max(steps, 2))
+        schedule = OneCycleLR(optimizer, rate, total_steps=max(steps, 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -1,7 +1,7 @@
 """Renditions of an image: the same picture in another file, or the picture with damage to it.
 
-A head that saw each picture in one file only learns the file as well. So it is taught harmless renditions with the
-picture's own grade, and to tell damaged ones from them. Every image is RGB. A rendition can be made again: all choices
+A head is taught to tell damaged renditions from the picture as it is, and from harmless ones, lest it takes another
+file for damage. Every image is RGB. A rendition can be made again: all choices
 come from its name and the image_id.
 """
 
