@@ -5,11 +5,11 @@ RUN is a folder of `train.py` that measured on a test split; its held-out artwor
 - files: saved as PNG, WebP and JPEG and at other sizes: the mean change of the score, and the rank correlation;
 - damage: each kind at three severities: how often the score is below that of the sound picture, and of the severity
   before;
-- shape: random crops of every aspect from 1:2 to 2:1: the rank correlation of score and aspect, for four ways to make
-  squares of them.
+- shape: random crops of every aspect from 1:2 to 2:1: the rank correlation of score and aspect, as it is scored, and
+  with --squares for other ways to make squares of them.
 
 And with `--generators`, which needs only COLLECTION: heads that learn from all generators but one, tested on that one,
-with and without renditions of what they learn from.
+with and without a detector of damage.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{len(pictures)} held-out artworks of {len(set(held_out))}, encoder {scorer.encoder.name}")
     _files(score, pictures, sound)
     _damage(score, pictures, sound)
-    _shape(score, [collection.image(collection[image_id]) for image_id in chosen[: options.crops]])
+    _shape(score, [collection.image(collection[image_id]) for image_id in chosen[: options.crops]], options.squares)
 
 
 def _scoring(scorer: Any) -> Score:
@@ -101,7 +101,7 @@ def _damage(score: Score, pictures: Sequence[Image.Image], sound: np.ndarray) ->
         print(f"{name:12} {below} {steps:19.1%} {(scores[-1] - sound).mean():+17.3f}", flush=True)
 
 
-def _shape(score: Score, pictures: Sequence[Image.Image]) -> None:
+def _shape(score: Score, pictures: Sequence[Image.Image], squares: bool) -> None:
     from artgate.scoring.renditions import cropped
 
     draw = np.random.default_rng(1)
@@ -112,13 +112,13 @@ def _shape(score: Score, pictures: Sequence[Image.Image]) -> None:
     # Chance alone may give the better pictures the wider crops: what counts is the difference from this.
     print(f"{'(the whole picture)':20} {_rank(whole, aspects):+17.3f} {_rank(whole, np.abs(np.log(aspects))):+21.3f}")
     ways: dict[str, Callable[[Image.Image], list[Image.Image]]] = {
-        "squashed": lambda crop: [crop],
+        "as it is scored": lambda crop: [crop],
         "middle square": lambda crop: [_middle(crop)],
         "padded": lambda crop: [_padded(crop)],
         "squares averaged": _squares,
     }
-    for name, squares in ways.items():
-        views = [squares(crop) for crop in crops]
+    for name, cut in list(ways.items())[: None if squares else 1]:
+        views = [cut(crop) for crop in crops]
         flat = score([view for each in views for view in each])
         ends = np.cumsum([len(each) for each in views])
         found = np.array([part.mean() for part in np.split(flat, ends[:-1])])
@@ -178,8 +178,8 @@ def _generators(root: Path) -> None:
     graded = read_graded(settings.data, root)
     examples = _examples(graded, build_encoder({**settings.encoder, "device": "cpu"}), settings)
     ways = {
-        "originals alone": (replace(examples, renditions=None, damaged=()), settings.head),
-        "with renditions": (examples, settings.head),
+        "no detector": (replace(examples, renditions=None, damaged=()), settings.head),
+        "with a detector": (examples, settings.head),
     }
     made_by = np.array(graded.generators)
     print(f"{'left out':12} {'n':>5}  " + "  ".join(f"{way:>16}" for way in ways) + "   SRCC on it")
@@ -204,6 +204,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("collection", type=Path, help="the Collection that it learnt from")
     parser.add_argument("--images", type=int, default=100, help="held-out artworks for files and damage")
     parser.add_argument("--crops", type=int, default=400, help="held-out artworks for shape")
+    parser.add_argument("--squares", action="store_true", help="for shape, measure other ways to make squares too")
     parser.add_argument("--generators", action="store_true", help="leave each generator out instead")
     return parser.parse_args()
 
