@@ -283,7 +283,8 @@ def test_every_experiment_composes_and_is_valid(name, final, tmp_path):
 @pytest.mark.agiqa3k
 def test_learns_the_taste_of_agiqa3k(agiqa3k, tmp_path):
     """On one seed what its small test split allows, with the quick encoder and the pictures as they are: the features
-    of the shipped scorer would take 20 minutes here. benchmarks/head_training.py measures that one."""
+    of the shipped scorer would take 20 minutes here. benchmarks/head_training.py measures that one.
+    """
     from artgate.scoring.training import train
 
     quick = ("encoder=embedded_fast", "data.harmless=0", "data.damaged=0")

@@ -46,7 +46,7 @@ class Fractions:
 class DataConfig:
     """Which artworks to learn from, what grades them, and how they are divided.
 
-    harmless, damaged: renditions of each artwork to learn from beside itself (renditions.py).
+    harmless, damaged: renditions of each artwork that damage is learnt from (renditions.py).
     """
 
     root: str

@@ -1,8 +1,7 @@
 """Renditions of an image: the same picture in another file, or the picture with damage to it.
 
 A head is taught to tell damaged renditions from the picture as it is, and from harmless ones, lest it takes another
-file for damage. Every image is RGB. A rendition can be made again: all choices
-come from its name and the image_id.
+file for damage. Every image is RGB. A rendition can be made again: all choices come from its name and the image_id.
 """
 
 import hashlib
