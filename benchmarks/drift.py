@@ -89,9 +89,11 @@ def change_figures(
     collection: Collection, encoder: Encoder, features: np.ndarray, groups: np.ndarray, pictures: int
 ) -> dict[str, dict[str, float]]:
     """The p-value of changed images of other prompts, and the image after which a batch of them raises the alarm."""
-    artworks, order = list(collection), np.random.default_rng(1).permutation(groups.max() + 1)
+    draw = np.random.default_rng(1)
+    artworks, order = list(collection), draw.permutation(groups.max() + 1)
     known = np.isin(groups, order[:120])
-    rows = np.flatnonzero(np.isin(groups, order[120:]))[:pictures]
+    # At random: a Collection may be in the order of its generators.
+    rows = draw.permutation(np.flatnonzero(np.isin(groups, order[120:])))[:pictures]
     reference = make_reference(features[known], groups[known])
     figures: dict[str, dict[str, float]] = {}
     for name, change in {"none": None, **CHANGES}.items():
