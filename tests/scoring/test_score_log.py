@@ -9,6 +9,7 @@ import pytest
 from scoring.encoder_samples import picture
 
 from artgate.artworks.artwork import image_id_of
+from artgate.errors import UserError
 from artgate.scoring import score_log
 from artgate.scoring.score_log import write_scores
 
@@ -76,6 +77,19 @@ def test_an_interrupted_run_goes_on(files, tmp_path, at_once):
     assert write_scores(again, files, out, "f" * 64) == 1
     assert again.scored == ["5.png"]
     assert [Path(line["file"]).name for line in lines_in(out)] == [file.name for file in files]
+
+
+def test_a_second_command_on_the_same_file_is_refused(files, tmp_path):
+    out = tmp_path / "scores.jsonl"
+
+    def meanwhile(first):
+        with pytest.raises(UserError, match="another process writes"):
+            write_scores(Counting(files), files, out, "f" * 64)
+        return Counting(files)(first)
+
+    assert write_scores(meanwhile, files, out, "f" * 64) == 1
+    assert len(out.read_text().splitlines()) == 6
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_what_changed_meanwhile_is_scored_again(files, tmp_path, at_once):

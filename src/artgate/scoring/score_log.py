@@ -6,9 +6,11 @@ Until all are there, they lie in a hidden file beside it, whose name holds the s
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from artgate.artworks.artwork import image_id_of
@@ -29,7 +31,11 @@ def write_scores(
     score_from: the lines of the files from this place on. fingerprint: of the scorer: what an earlier run with the same
     left is taken over, as far as its files are the first of `files` and hold the same bytes.
     """
-    begun = out.with_name(f".{out.name}.{fingerprint[:16]}.part")
+    with _held(out):
+        return _write_held(score_from, files, out, out.with_name(f".{out.name}.{fingerprint[:16]}.part"))
+
+
+def _write_held(score_from: Callable[[int], Iterable[Line]], files: Sequence[Path], out: Path, begun: Path) -> int:
     kept, failed = _taken_over(begun, files)
     with tqdm(total=len(files), initial=kept, desc="scores", unit=" images", disable=None) as bar:
         for lines in _every_seconds(score_from(kept) if kept < len(files) else ()):
@@ -42,6 +48,18 @@ def write_scores(
         raise UserError(f"cannot write {out}: it is a folder; name a file") from None
     sync_folder(out.parent)
     return failed
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Two commands would write their lines into each other's."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        with lock.acquire(blocking=False):
+            yield
+            Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(f"another process writes {out}: wait for it, or name another file") from None
 
 
 def _taken_over(begun: Path, files: Sequence[Path]) -> tuple[int, int]:
