@@ -48,6 +48,9 @@ def overrides_of(model: Path, scorer: Path, batch_dir: Path) -> list[str]:
         "diffusion.steps=2",
         "diffusion.slots=3",
         "upscaler=none",
+        # What random weights paint is all alike.
+        "near_duplicates.radius=null",
+        "near_duplicates.distance=null",
         f"scorer={scorer}",
         f"batch_dir={batch_dir}",
         "seed=5",

@@ -15,6 +15,7 @@ from artgate.errors import UserError
 from artgate.generation.batch import Batch, Line, Outcome, in_index_order, judged, produce, whole_groups
 from artgate.generation.config import GateConfig
 from artgate.generation.gate import Verdict, build_gate
+from artgate.generation.likeness import sketch
 from artgate.generation.prompts import Candidate
 from artgate.generation.summary import decided_by, summarise, wilson_interval, yields
 from artgate.generation.waiting import Waiting
@@ -148,7 +149,19 @@ def test_what_was_made_and_not_decided_when_a_run_was_killed_is_not_made_again(t
 def test_an_outcome_waits_with_all_that_it_had(tmp_path: Path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
     score = Score(0.1 + 0.2, "good", {"good": 1 / 3}, {"quality": {"good": 1 / 3}}, prompt_read=True)
-    first = Outcome(Candidate(3, "a frög", "", 7, None, 1), picture, score, None, [0.125, -1.0], 8, {"denoise": 1 / 7})
+    first = Outcome(
+        Candidate(3, "a frög", "", 7, None, 1),
+        picture,
+        score,
+        point=[0.125, -1.0],
+        evaluations=8,
+        seconds={"denoise": 1 / 7},
+        previews=[{"step": 2, "score": 1 / 3}],
+        sketch=sketch(np.arange(9.0)),
+        slots=3,
+    )
+    told = {name for name in Outcome.__dataclass_fields__ if getattr(first, name) is not None}
+    assert told == set(Outcome.__dataclass_fields__) - {"error", "rejected"}  # whatever comes to it waits too
     failed = Outcome(Candidate(5, "a cat", "", 9), error="decode: it broke")
     waiting = Waiting(tmp_path, 0)
     for kept in (failed, first):

@@ -19,6 +19,7 @@ import pytest
 import torch
 from batches import build_scorer, configured, ledger
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_models import build_tiny
 
 from artgate.artworks.collection import Collection
@@ -27,6 +28,7 @@ from artgate.errors import UserError
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.production import generate
 from artgate.generation.remaking import remake
+from artgate.generation.summary import VERDICTS
 from artgate.scoring.scorer import Scorer
 
 Run = Callable[..., dict[str, Any]]
@@ -158,12 +160,82 @@ def test_a_batch_may_grow_and_is_the_same_as_one_made_at_once(run: Run, batch: P
     assert summary["sessions"] == 3
 
 
-def test_best_of_keeps_the_best_of_every_group(run: Run, everything: Path, tmp_path: Path):
+def test_best_of_keeps_the_best_of_every_prompt(run: Run, tmp_path: Path):
     run(tmp_path, "gate=best_of", "gate.keep=1", "gate.of=4", "target=3")
-    scores = [line["score"] for line in ledger(everything)]
-    best = [max(range(first, first + 4), key=lambda k: scores[k]) for first in (0, 4, 8)]
-    assert [line["index"] for line in ledger(tmp_path) if line["status"] == "accepted"] == best
-    assert ledger(tmp_path)[0]["reason"].endswith("of 4, best 1 are kept")
+    lines = ledger(tmp_path)
+    groups = [lines[first : first + 4] for first in (0, 4, 8)]
+    best = [max(group, key=lambda line: line["score"])["index"] for group in groups]
+    assert [line["index"] for line in lines if line["status"] == "accepted"] == best
+    assert lines[0]["reason"].endswith("of 4, best 1 are kept")
+    assert [len({line["prompt"] for line in group}) for group in groups] == [1] * len(groups)
+    assert len({line["prompt"] for line in lines}) == len(groups) and len({line["seed"] for line in lines}) == len(
+        lines
+    )
+
+
+def test_a_batch_by_the_bandit_is_the_same_whatever_the_slots_and_stops(run: Run, threshold: str, tmp_path: Path):
+    bandit = ["allocation=bandit", "allocation.round=2", threshold]  # slots wait for verdicts
+    run(tmp_path / "three", "target=4", *bandit)
+    run(tmp_path / "one", "target=1", "diffusion.slots=1", *bandit)
+    run(tmp_path / "one", "target=4", "diffusion.slots=1", *bandit)
+    one, three = (
+        [(line["template"], line["prompt"], line["status"]) for line in ledger(tmp_path / name)]
+        for name in ("one", "three")
+    )
+    assert one == three and len({template for template, _, _ in one}) > 1
+    yields = json.loads((tmp_path / "three" / "summary.json").read_text())["yields"]
+    assert sum(found["accepted"] for found in yields) == 4
+    assert sum(found["candidates"] for found in yields) == len(three)
+
+
+def test_near_duplicates_of_the_accepted_are_rejected_and_resuming_knows_them(run: Run, tmp_path: Path):
+    alike = ["gate.threshold=0", "near_duplicates.distance=0.9", "near_duplicates.radius=31", "max_candidates=30"]
+    whole = run(tmp_path / "whole", "target=30", *alike)
+    for target in ("2", "4", "30"):
+        run(tmp_path / "pieces", f"target={target}", *alike)
+    lines = ledger(tmp_path / "whole")
+    assert ledger(tmp_path / "pieces") == lines
+    rejected = [line for line in lines if line["status"] == "rejected"]
+    assert rejected and all(line["reason"].startswith("near-duplicate of candidate ") for line in rejected)
+    assert whole["verdicts"]["near-duplicate"] == len(rejected) == 30 - whole["accepted"]
+    assert whole["diversity"]["ratio"] > 0
+
+
+def test_a_picture_without_any_variation_is_a_failure(run: Run, model: Path, tmp_path: Path):
+    """A codec whose last layer is zero makes every picture grey."""
+    flat = shutil.copytree(model, tmp_path / "flat")
+    (weights,) = (flat / "vae").glob("*.safetensors")
+    save_file(
+        {key: value * 0 if key.startswith("decoder.conv_out") else value for key, value in load_file(weights).items()},
+        weights,
+    )
+    with pytest.raises(
+        UserError, match=r"3 candidates in a row failed .* decode: ValueError: the picture has no variation"
+    ):
+        run(tmp_path / "batch", f"diffusion.model={flat}", "max_failures=3")
+    summary = json.loads((tmp_path / "batch" / "summary.json").read_text())
+    assert summary["verdicts"] == {**dict.fromkeys(VERDICTS, 0), "failed: decode": 3}
+
+
+def test_too_little_memory_for_the_slots_is_told_in_sessions_sidecars_and_summary(
+    run: Run, tmp_path: Path, monkeypatch
+):
+    from artgate.generation.models import DiffusionModel
+
+    denoise = DiffusionModel.denoise
+
+    def full(self, latents, *arguments):
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return denoise(self, latents, *arguments)
+
+    monkeypatch.setattr(DiffusionModel, "denoise", full)
+    summary = run(tmp_path, "target=3", "gate.threshold=0", "diffusion.slots=5")
+    assert summary["slots"] == [2] and summary["accepted"] == 3 and summary["failed"] == 0
+    sessions = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]
+    assert [session["event"] for session in sessions] == ["begun", "shrunk", "ended"]
+    for path in (tmp_path / "accepted" / "sidecars").iterdir():
+        assert json.loads(path.read_text())["sampler"]["slots"] == 2
 
 
 def test_max_candidates_ends_a_batch_that_is_not_complete(run: Run, tmp_path: Path):

@@ -18,6 +18,7 @@ from PIL import Image
 from artgate.artworks.files import append_line, read_lines, repair_lines, sweep_temporaries, write_atomic
 from artgate.errors import UserError
 from artgate.generation.gate import Judge, Scored, Verdict
+from artgate.generation.likeness import Likeness
 from artgate.generation.prompts import Candidate
 from artgate.generation.waiting import Waiting
 
@@ -52,6 +53,7 @@ class Outcome:
 
     point: its features as a certificate's gate watches them, None for other gates. rejected: why it did not come before
     the gate, a preview say; then there is no score. previews: step and score of each look at it midway.
+    sketch: of its features (`likeness`). slots: of the minibatch that it was made in.
     """
 
     candidate: Candidate
@@ -63,6 +65,8 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     rejected: str | None = None
     previews: list[dict[str, float]] | None = None
+    sketch: str | None = None
+    slots: int | None = None
 
 
 class Batch:
@@ -165,6 +169,7 @@ def produce(
     target: int,
     max_failures: int,
     put_off: Callable[[], AbstractContextManager[None]] = nullcontext,
+    likeness: Likeness | None = None,
 ) -> Iterator[Line]:
     """Judge and save outcomes, in index order, until `target` are accepted, the gate ends it or there are no more.
 
@@ -172,7 +177,7 @@ def produce(
 
     outcomes: from the first index that the ledger lacks on, in any order, those left out that wait in the batch. save:
     keeps the pictures of one outcome (verdict None: it failed) and returns its ledger line. put_off: a context in which
-    interrupts wait.
+    interrupts wait. likeness: what rejects near-duplicates of the accepted.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
     if batch.accepted >= target or gate.over:
@@ -180,10 +185,15 @@ def produce(
     failures: list[Line] = []
     for outcome, verdict in judged(kept(outcomes, batch, gate.of), gate, batch.lines):
         try:
+            verdict = likeness.checked(outcome, verdict) if likeness else verdict
             with put_off():
                 line = save(outcome, verdict)
+                if likeness:
+                    line |= likeness.noted(outcome, line)
                 batch.append(line)
-                gate.observe(line)
+            gate.observe(line)
+            if likeness:
+                likeness.observe(line)
         except OSError as error:
             raise UserError(
                 f"candidate {outcome.candidate.index} could not be saved ({error}): {batch.accepted} accepted artworks "

@@ -104,7 +104,7 @@ class NearDuplicatesConfig:
     """
 
     radius: int | None = 31
-    distance: float | None = 0.2
+    distance: float | None = 0.4
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 0 <= self.radius <= MAX_RADIUS:

@@ -26,12 +26,13 @@ from artgate.generation.config import GenerateConfig
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
+from artgate.generation.likeness import Likeness, diversity
 from artgate.generation.preview_calibration import LINEAR, made_for_models, refuse_other, resolved_preview
 from artgate.generation.preview_summary import previews_in_words, previews_told
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
 from artgate.generation.remaking import remake_artwork
-from artgate.generation.summary import summarise
+from artgate.generation.summary import summarise, yields_in_words
 from artgate.generation.upscaler_config import UpscalerConfig
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             settings.target,
             settings.max_failures,
             interrupts.put_off,
+            Likeness(settings.near_duplicates, batch.lines) if settings.mode == "generate" else None,
         )
         with (
             _session(batch, stages.sampler, loading),
@@ -117,9 +119,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
         records.purge_strays(batch.lines)
 
 
-def _load_previews(
-    settings: GenerateConfig, stages: "Stages", root: Path
-) -> tuple["Previewer | None", dict[str, Any]]:
+def _load_previews(settings: GenerateConfig, stages: "Stages", root: Path) -> tuple["Previewer | None", dict[str, Any]]:
     """What looks at candidates midway, if anything, and what models.json tells of it.
 
     Raises UserError where the calibration is of another model, size, scorer or decoder.
@@ -158,6 +158,8 @@ def _session(batch: Batch, sampler: Any, loading: float) -> Iterator[None]:
     repair_lines(path)
     at, before = datetime.now(UTC).isoformat(timespec="seconds"), batch.evaluations
     append_line(path, {"event": "begun", "at": at, "seconds": {"load": loading}, "evaluations": 0})
+    nothing: dict[str, Any] = {"seconds": {}, "evaluations": 0}
+    sampler.on_shrinking = lambda slots: append_line(path, {"event": "shrunk", "slots": slots, **nothing})
     try:
         yield
     finally:
@@ -174,6 +176,8 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     gate = build_gate(settings.gate, batch.lines)
     sessions, waiting = read_lines(batch.root / SESSIONS), list(batch.waiting.entries.values())
     summary = summarise(batch.lines, sessions, asdict(settings), models, gate.told(), waiting)
+    if settings.mode == "generate":
+        summary["diversity"] = diversity(batch.lines)
     if settings.preview["kind"] != "none":
         summary["preview"] = previews_told(batch.lines, summary, resolved_preview(settings)[1])
     if settings.mode == "calibrate":
@@ -197,9 +201,11 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
             f"{summary['evaluations_per_accepted']:.1f} denoiser evaluations, {summary['seconds_per_accepted']:.2f} s"
         )
         lines.append(f"cost per accepted: {cost}")
-    lines += previews_in_words(summary.get("preview", {}))
-    if warning := summary.get("gate", {}).get("warning"):
-        lines.append(f"warning: {warning}")
+    lines += previews_in_words(summary.get("preview", {})) + yields_in_words(summary["yields"])
+    warnings = [(summary.get(key) or {}).get("warning") for key in ("gate", "diversity")]
+    lines += [f"warning: {warning}" for warning in warnings if warning]
+    if summary.get("slots"):
+        lines.append(f"warning: memory was too little: slots were lowered to {summary['slots'][-1]}")
     if not summary["complete"]:
         lines.append("not complete: the same command goes on, at max_candidates only with a larger max_candidates")
     lines += [f"gallery  {gallery}", f"images   {root / 'accepted' / 'images'}", f"summary  {root / SUMMARY}"]

@@ -60,7 +60,7 @@ class Records:
         if verdict is None or outcome.picture is None:
             return line
         if verdict.accepted:
-            return {**line, **self._accept(outcome.candidate, outcome.picture, line)}
+            return {**line, **self._accept(outcome, outcome.picture, line)}
         if not self.keep_rejected:
             return line
         kept = self._reject(outcome.picture, line)
@@ -76,7 +76,8 @@ class Records:
             if path.stem not in kept:
                 path.unlink()
 
-    def _accept(self, candidate: Candidate, picture: Image.Image, line: Line) -> Line:
+    def _accept(self, outcome: Outcome, picture: Image.Image, line: Line) -> Line:
+        candidate = outcome.candidate
         begun = time.perf_counter()
         try:
             image = self.stages.enlarged(picture)
@@ -93,7 +94,7 @@ class Records:
         if self.image.format != "png" or image.size != picture.size:
             write_atomic(self.root / SMALL / f"{image_id}.png", _as_png(picture))
         # The sidecar first: wherever a kill strikes, no accepted artwork is without one.
-        sidecar = {"image_id": image_id, **self._sidecar(candidate, picture, line)}
+        sidecar = {"image_id": image_id, **self._sidecar(outcome, picture, line)}
         path = self.root / ACCEPTED / SIDECARS / f"{image_id}.json"
         write_atomic(path, json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
         keep_thumbnail(self.root, image_id, image)
@@ -115,17 +116,17 @@ class Records:
         write_atomic(self.root / name, data.getvalue())
         return {"file": name, "seconds": {**line["seconds"], "save": time.perf_counter() - begun}}
 
-    def _sidecar(self, candidate: Candidate, picture: Image.Image, line: Line) -> dict[str, Any]:
+    def _sidecar(self, outcome: Outcome, picture: Image.Image, line: Line) -> dict[str, Any]:
         diffusion = self.stages.sampler.model.config
         return {
-            "candidate": asdict(candidate),
+            "candidate": asdict(outcome.candidate),
             "sampler": {
                 "scheduler": diffusion.scheduler,
                 "steps": diffusion.steps,
                 "guidance": diffusion.guidance,
                 "width": self.stages.sampler.width,
                 "height": self.stages.sampler.height,
-                "slots": self.stages.sampler.slots,
+                "slots": outcome.slots or self.stages.sampler.slots,
                 "precision": str(self.stages.sampler.model.dtype).removeprefix("torch."),
             },
             "small": picture_digest(picture),  # before the enlargement: what a remade one is compared with

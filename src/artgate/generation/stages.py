@@ -15,6 +15,8 @@ from artgate.generation.basemap import BasemapConfig, build_basemap
 from artgate.generation.batch import Outcome
 from artgate.generation.config import ApplicationConfig, GenerateConfig
 from artgate.generation.fitting import fitted
+from artgate.generation.likeness import sketch
+from artgate.generation.memory import in_words, is_out_of_memory
 from artgate.generation.models import load_model
 from artgate.generation.preview import Preview, Previewer
 from artgate.generation.prompts import Candidate
@@ -150,7 +152,7 @@ def _scored(
 ) -> Outcome:
     stage, begun = "decode", time.perf_counter()
     try:
-        picture = stages.sampler.model.decode(item.latents[None])[0]
+        picture = _with_content(stages.sampler.model.decode(item.latents[None])[0])
         seconds[stage], stage, begun = time.perf_counter() - begun, "safety", time.perf_counter()
         if stages.safety:
             unsafe = stages.safety(picture)
@@ -165,7 +167,27 @@ def _scored(
         if not math.isfinite(score.score):
             raise ValueError(f"the score is {score.score}")
     except Exception as error:  # whatever is wrong with one candidate must not end the batch
-        message = f"{stage}: {type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            stages.sampler.short_of_memory()
+        message = f"{stage}: {in_words(error)}"
         return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
-    seen = _in_brief(item.previews)
-    return Outcome(item.candidate, picture, score, None, kept, item.evaluations, seconds, previews=seen)
+    return Outcome(
+        item.candidate,
+        picture,
+        score,
+        point=kept,
+        evaluations=item.evaluations,
+        seconds=seconds,
+        previews=_in_brief(item.previews),
+        sketch=sketch(features[0].numpy()),
+        slots=item.slots,
+    )
+
+
+def _with_content(picture: Image.Image) -> Image.Image:
+    """The picture. Raises ValueError for one without any variation, black say: what codecs make of broken latents."""
+    extrema = picture.convert("RGB").getextrema()
+    if all(low == high for low, high in extrema):
+        colour = ", ".join(str(low) for low, _ in extrema)
+        raise ValueError(f"the picture has no variation, all of it is ({colour}); try dtype=float32")
+    return picture

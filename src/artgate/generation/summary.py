@@ -42,6 +42,7 @@ def summarise(
         "evaluations_per_accepted": evaluations / accepted if accepted else None,
         "seconds": seconds,
         "seconds_per_accepted": sum(seconds.values()) / accepted if accepted else None,
+        "slots": [session["slots"] for session in sessions if session["event"] == "shrunk"],
         "sessions": sum(session["event"] == "begun" for session in sessions),
         "models": dict(models),
         **({"gate": dict(gate)} if gate else {}),
@@ -79,6 +80,23 @@ def yields(lines: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> list[d
         }
         for place, entry in enumerate(prompts)
     ]
+
+
+def yields_in_words(yields: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line a template, for the terminal; none where there is but one."""
+    if len(yields) < 2:
+        return []
+    told = []
+    for found in yields:
+        low, high = found["yield_95"]
+        share = f"{found['accepted']:>4} of {found['candidates']:<5} {low:>4.0%} to {high:>4.0%}"
+        told.append(f"  {share}  {shortened(found['prompt'])}")
+    return ["yield by prompt, with 95 % intervals:", *told]
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """The text, cut to `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -82,6 +82,8 @@ def _entry(outcome: "Outcome") -> dict[str, Any]:
         "seconds": outcome.seconds,
         "rejected": outcome.rejected,
         "previews": outcome.previews,
+        "sketch": outcome.sketch,
+        "slots": outcome.slots,
     }
 
 
@@ -100,6 +102,8 @@ def _outcome(entry: dict[str, Any], path: Path) -> "Outcome":
             seconds=entry["seconds"],
             rejected=entry["rejected"],
             previews=entry["previews"],
+            sketch=entry["sketch"],
+            slots=entry["slots"],
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
