@@ -31,6 +31,8 @@ STATUSES = ("accepted", "rejected", "failed")
 MAY_CHANGE = (
     "mode",
     "sidecar",
+    "out",
+    "image.sign",
     "n",
     "max_loss",
     "confidence",

@@ -153,10 +153,12 @@ class ImageConfig:
     """The files of accepted artworks.
 
     format: "png" (every pixel as it is), "jpeg" or "webp" (at a quality from 1 to 100). Each holds how it was made.
+    sign: make copies with Content Credentials, too (`signing`).
     """
 
     format: str = "png"
     quality: int = 95
+    sign: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in IMAGE_FORMATS:
