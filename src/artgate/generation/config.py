@@ -119,8 +119,8 @@ class ApplicationConfig:
 
     width, height: generated; None takes the model's own, or what suits both it and the final size (`sizes`).
     final_width, final_height: delivered, exactly; None takes what the upscaler makes.
-    fit: what becomes of other proportions: "crop" shrinks the enlarged image to cover the final size and crops it around
-    its middle, "extend" shrinks it to lie within and paints its surroundings (`fitting`).
+    fit: what becomes of other proportions: "crop" shrinks the enlarged image to cover the final size and crops it
+    around its middle, "extend" shrinks it to lie within and paints its surroundings (`fitting`).
     """
 
     name: str

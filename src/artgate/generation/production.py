@@ -32,6 +32,7 @@ from artgate.generation.preview_summary import previews_in_words, previews_told
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
 from artgate.generation.remaking import remake_artwork
+from artgate.generation.signing import load_signing, sign_accepted
 from artgate.generation.summary import summarise, yields_in_words
 from artgate.generation.upscaler_config import UpscalerConfig
 
@@ -76,6 +77,8 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
                 with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
                     _conclude(batch, settings)
             raise
+        if settings.image.sign:
+            sign_accepted(batch.root)
         return _conclude(batch, settings)
 
 
@@ -217,6 +220,8 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
     validated(DiffusionConfig, settings.diffusion, "diffusion")
     validated(UpscalerConfig, settings.upscaler, "upscaler")
     build_basemap(settings.basemap, width=8, height=8)
+    if settings.image.sign:
+        load_signing()
     if settings.scorer is not None and not (Path(settings.scorer).expanduser() / "scorer.json").is_file():
         raise UserError(
             f"scorer {settings.scorer} is not the folder of a scorer (it has no scorer.json): give one that train.py "
