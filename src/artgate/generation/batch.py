@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "batch_dir",
     "outputs",
     "progress_seconds",
+    "logger",
     "gate.on_drift",
 )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artgate.errors import UserError
+from artgate.scoring.config import LoggerConfig
 
 MODES = ("generate", "calibrate", "remake")
 GATES = ("score", "good", "best_of", "certified")
@@ -207,6 +208,7 @@ class GenerateConfig:
     max_loss: float = 0.05
     confidence: float = 0.95
     image: ImageConfig = field(default_factory=ImageConfig)
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig("none", "disabled", "artgate", None, None, []))
     allocation: AllocationConfig = field(default_factory=AllocationConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
 

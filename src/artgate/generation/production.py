@@ -34,6 +34,7 @@ from artgate.generation.prompts import CandidateSource
 from artgate.generation.remaking import remake_artwork
 from artgate.generation.signing import load_signing, sign_accepted
 from artgate.generation.summary import summarise, yields_in_words
+from artgate.generation.tracking import open_tracker
 from artgate.generation.upscaler_config import UpscalerConfig
 
 if TYPE_CHECKING:
@@ -115,10 +116,14 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
         )
         with (
             _session(batch, stages.sampler, loading),
+            open_tracker(settings.logger, batch, asdict(settings), _scorer_folder(settings)) as tracker,
             Progress(settings.target, batch, settings.progress_seconds) as progress,
         ):
-            for _ in decided:
+            for line in decided:
                 progress.advance()
+                tracker.observe(line)
+        if tracker.where:
+            print(f"W&B      {tracker.where}")
         records.purge_strays(batch.lines)
 
 
@@ -236,11 +241,15 @@ def _check_certificate(settings: GenerateConfig) -> None:
     """Refuse a certificate of another scorer, without building the scorer."""
     from artgate.scoring.certificate import check_scorer, load_certificate
 
-    folder = Path(settings.scorer).expanduser() if settings.scorer else Path(__file__).parents[1] / "assets" / "scorer"
-    scorer = read_json(folder / "scorer.json")
+    scorer = read_json(_scorer_folder(settings) / "scorer.json")
     certificate = load_certificate(str(settings.gate.certificate))
     encoder = scorer.get("encoder", {}).get("fingerprint", "")
     check_scorer(certificate, scorer.get("fingerprint", ""), encoder, f"certificate {settings.gate.certificate}")
+
+
+def _scorer_folder(settings: GenerateConfig) -> Path:
+    """Known without building the scorer."""
+    return Path(settings.scorer).expanduser() if settings.scorer else Path(__file__).parents[1] / "assets" / "scorer"
 
 
 def _certificate_as_model(gate: Judge) -> dict[str, Any]:

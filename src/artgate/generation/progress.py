@@ -1,66 +1,186 @@
-"""The live line of a batch: accepted of target, yield, images/s and the time left."""
+"""Where a batch stands while it runs: a view kept up to date on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from artgate.artworks.text import one_line
 from artgate.generation.batch import Batch
+from artgate.generation.summary import decided_by, wilson_interval
+
+LAST = 6  # verdicts that are seen
+REFRESHES = 4  # a second: times go on while the model works
+STYLES = {"accepted": "green", "gate": "default", "preview": "blue", "safety": "yellow", "near-duplicate": "default"}
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The figures of a moment. candidates, accepted: of all sessions; the others of this one.
+
+    rate: candidates a second. left: seconds until the target is reached, at that rate and the batch's yield. None:
+    not known yet.
+    """
+
+    accepted: int
+    target: int
+    candidates: int
+    seconds: float
+    rate: float | None
+    left: float | None
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and a plain line every `interval` seconds elsewhere."""
+    """A context in which the standing of a batch is told.
+
+    interval: seconds between two lines where `stream` (stderr, if None) is no terminal.
+    """
 
     def __init__(self, target: int, batch: Batch, interval: float, stream: TextIO | None = None):
         self._target = target
         self._batch = batch
         self._interval = interval
         self._console = Console(file=stream or sys.stderr, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._begun = self._told = time.monotonic()
-        self._decided_before, self._accepted_before = len(batch.lines), batch.accepted
+        self._before = len(batch.lines)
+        self._live = Live(
+            console=self._console, get_renderable=self._view, refresh_per_second=REFRESHES, transient=False
+        )
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
-            self._live.start()
-        # The first candidate of a large model may take minutes
-        self._tell(at_once=True)
+        # The first candidate of a large model may take minutes: something is to be seen before it is there.
+        if self._on_terminal:
+            self._live.start(refresh=True)
+        else:
+            self._print()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tell(at_once=True)
-        self._live.stop()
+        if self._on_terminal:
+            self._live.stop()  # shows the last state, and the cursor again, however the batch ended
+        else:
+            self._print()
 
     def advance(self) -> None:
-        """Tell where the batch stands, if it is time to."""
-        self._tell(at_once=False)
+        """Tell where the batch stands, if it is time to. A terminal is kept up to date without."""
+        if not self._on_terminal and time.monotonic() - self._told >= self._interval:
+            self._print()
 
-    def _tell(self, at_once: bool) -> None:
-        now = time.monotonic()
-        if self._console.is_terminal:
-            self._live.update(Text(self._text(now)), refresh=True)
-        elif at_once or now - self._told >= self._interval:
-            self._told = now
-            print(self._text(now), file=self._console.file, flush=True)
+    @property
+    def _on_terminal(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
-    def _text(self, now: float) -> str:
-        decided, accepted = len(self._batch.lines), self._batch.accepted
-        here = decided - self._decided_before, accepted - self._accepted_before
-        return standing(accepted, self._target, decided, *here, now - self._begun)
+    def _print(self) -> None:
+        self._told = time.monotonic()
+        print(in_one_line(self._standing()), file=self._console.file, flush=True)
 
+    def _standing(self) -> Standing:
+        lines = self._batch.lines
+        seconds = time.monotonic() - self._begun
+        return standing(self._batch.accepted, self._target, len(lines), len(lines) - self._before, seconds)
 
-def standing(accepted: int, target: int, candidates: int, decided_now: int, accepted_now: int, seconds: float) -> str:
-    """The line in words. decided_now, accepted_now: in the `seconds` of this session; the others: of all sessions."""
-    share = f"{accepted / candidates:.0%}" if candidates else "?"
-    rate = f"{decided_now / seconds:.2f}" if decided_now and seconds > 0 else "?"
-    left = _clock((target - accepted) * seconds / accepted_now) if accepted_now else "?"
-    return f"{accepted}/{target} accepted · {candidates} candidates · yield {share} · {rate} images/s · {left} left"
+    def _view(self) -> RenderableType:
+        return view(self._standing(), self._batch.lines, str(self._batch.root))
 
 
-def _clock(seconds: float) -> str:
+def standing(accepted: int, target: int, candidates: int, decided_now: int, seconds: float) -> Standing:
+    """decided_now: candidates decided in the `seconds` of this session; the others: of all sessions."""
+    rate = decided_now / seconds if decided_now and seconds > 0 else None
+    left = max(0, target - accepted) * candidates / accepted / rate if accepted and rate else None
+    return Standing(accepted, target, candidates, seconds, rate, left)
+
+
+def in_one_line(now: Standing) -> str:
+    """The standing as a line of a log."""
+    share = f"{now.accepted / now.candidates:.0%}" if now.candidates else "?"
+    rate = "?" if now.rate is None else f"{now.rate:.2f}"
+    return (
+        f"{now.accepted}/{now.target} accepted · {now.candidates} candidates · yield {share} · {rate} images/s · "
+        f"{_clock(now.left)} left"
+    )
+
+
+def view(now: Standing, lines: Sequence[Line], title: str) -> RenderableType:
+    """The standing as a terminal shows it, above the last verdicts. lines: the ledger so far; it may grow meanwhile."""
+    figures = Table.grid(padding=(0, 2))
+    figures.add_column(style="dim", no_wrap=True)
+    figures.add_column(no_wrap=True, overflow="ellipsis")
+    figures.add_row("accepted", _bar(now))
+    figures.add_row("yield", _yield(now))
+    saved, share = evaluations_saved(lines)
+    if saved:
+        figures.add_row("saved", Text(f"{saved:,} evaluations ({share:.0%}) by early rejection"))
+    figures.add_row("time", Text(_time(now)))
+    heading = Text(f"artgate · {one_line(title)}", style="bold", no_wrap=True, overflow="ellipsis")
+    return Padding(Group(heading, figures, *_last_verdicts(lines)), (1, 1, 0, 1))
+
+
+def evaluations_saved(lines: Sequence[Line]) -> tuple[int, float]:
+    """(denoiser evaluations that candidates which left early did not take, their share of what all would have taken).
+
+    By what those took that went to the end.
+    """
+    ended = [line for line in lines if line["status"] == "rejected" and decided_by(line) == "preview"]
+    whole = max((line["evaluations"] for line in lines if line["score"] is not None), default=0)
+    saved = sum(max(0, whole - line["evaluations"]) for line in ended)
+    return saved, saved / (saved + sum(line["evaluations"] for line in lines)) if saved else 0.0
+
+
+def _bar(now: Standing) -> RenderableType:
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        ProgressBar(
+            now.target, min(now.accepted, now.target), width=40, complete_style="green", finished_style="green"
+        ),
+        Text(f"{now.accepted} / {now.target}", style="bold"),
+    )
+    return row
+
+
+def _yield(now: Standing) -> Text:
+    if not now.candidates:
+        return Text("? the first candidates are on their way")
+    low, high = wilson_interval(now.accepted, now.candidates)
+    told = Text(f"{now.accepted / now.candidates:.1%}", style="bold")
+    return told.append(f"  95% interval {low:.0%} to {high:.0%}, {now.candidates} candidates", style="not bold")
+
+
+def _time(now: Standing) -> str:
+    rate = "" if now.rate is None else f" · {now.rate:.2f} candidates/s"
+    return f"{_clock(now.seconds)} so far · {_clock(now.left)} left{rate}"
+
+
+def _last_verdicts(lines: Sequence[Line]) -> list[RenderableType]:
+    last = lines[-LAST:]
+    if not last:
+        return []
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(justify="right", style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=52)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+    for line in reversed(last):
+        verdict = decided_by(line)
+        style = "red" if line["status"] == "failed" else STYLES[verdict]
+        told = "left early" if verdict == "preview" else line["status"]
+        reason, prompt = one_line(line["reason"]), one_line(line["prompt"])
+        table.add_row(f"#{line['index']}", Text(told, style=style), Text(reason), Text(prompt))
+    return [Text(), table]
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,5 +1,6 @@
 """The record of a run in Weights & Biases; the run does not depend on it."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytorch_lightning.loggers import Logger
 
+from artgate.artworks.files import write_atomic
 from artgate.errors import UserError
 from artgate.scoring.config import LoggerConfig
 from artgate.scoring.picks import Pick, Picks
@@ -14,6 +16,8 @@ from artgate.scoring.picks import Pick, Picks
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
+
+REFERENCE = "wandb.json"
 
 
 class Tracker:
@@ -94,9 +98,49 @@ class _WandbTracker(Tracker):
         }
         self._run.log({name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()})
         self._run.log({"confusion": confusion, "report": wandb.Html(report.read_text(), inject=False)})
-        artifact = wandb.Artifact("scorer", type="model", metadata=dict(metrics))
-        artifact.add_dir(str(scorer))
+        artifact = _artifact(scorer, _files(scorer), dict(metrics))
         self._run.log_artifact(artifact)
+        _refer(scorer, artifact, self._run)
+
+
+def logged_scorer(scorer: Path) -> Any | None:
+    """The W&B artifact that a training run logged of this scorer, for a run that uses it.
+
+    None where none did, where the scorer has changed since, and for a folder that is damaged. W&B knows an artifact by
+    its content: the one made here is the one logged there, online and offline alike.
+    """
+    try:
+        told = json.loads((scorer / REFERENCE).read_text())
+        # A name that leads out of the folder is a ValueError, of `relative_to` or of W&B
+        artifact = _artifact(scorer, [scorer / name for name in told["files"]], {})
+        return artifact if artifact.digest == told["digest"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _refer(scorer: Path, artifact: Any, run: Any) -> None:
+    """Leave beside the scorer what it is known by in W&B. It goes where the scorer goes."""
+    told = {
+        "entity": run.entity or None,
+        "project": run.project,
+        "run": run.id,
+        "digest": artifact.digest,
+        "files": sorted(str(path.relative_to(scorer)) for path in _files(scorer)),
+    }
+    write_atomic(scorer / REFERENCE, json.dumps(told, indent=1) + "\n")
+
+
+def _artifact(scorer: Path, files: Iterable[Path], metadata: dict[str, Any]) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact("scorer", type="model", metadata=metadata)
+    for path in files:
+        artifact.add_file(str(path), name=str(path.relative_to(scorer)))
+    return artifact
+
+
+def _files(scorer: Path) -> list[Path]:
+    return sorted(path for path in scorer.rglob("*") if path.is_file() and path.name != REFERENCE)
 
 
 Table = tuple[list[str | int], list[Iterable[Any]]]
