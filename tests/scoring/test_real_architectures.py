@@ -91,7 +91,9 @@ def test_prompts_are_read_and_a_scorer_with_them_is_kept_whole(real, encoder, tm
 
 
 @pytest.mark.parametrize("mode", ["last", "all", "lora"])
-def test_tuned_what_is_to_learn_moves_and_the_scorer_takes_it_along(encoder, mode, tmp_path):
+def test_tuned_what_is_to_learn_moves_and_the_scorer_takes_it_along(real, encoder, mode, tmp_path):
+    if real[0] == "siglip2_b16_256" and mode != "lora":
+        pytest.skip("ViT-B/32 goes the same way with a quarter of the memory")
     targets = torch.eye(3)[torch.arange(6) % 3][:, None]
     examples = Examples(encoder.encode_images(IMAGES), targets, targets, [None] * 6)
     task = FineTuning(
