@@ -1,12 +1,18 @@
-"""Upscalers: our engine against the realesrgan package's, and tiled against untiled, in time and in pixels.
+"""Upscalers: our engine against the realesrgan package's, tiled against untiled: time, pixels, seams, memory.
 
     python -m benchmarks.upscale --side 160 --repeats 3
+    python -m benchmarks.upscale --screen --weights realesrgan-x4plus
 
-prints a table. Times are medians over repeats that alternate between the rows; ratios are to ours untiled of the same
-weights. Differences are grey levels from that picture. Needs the extras `embedded` and, for its rows, `realesrgan`.
+The first prints a table. Times are processor seconds, medians over repeats that alternate between the rows; ratios are
+to RealESRGANer with the same tile and surroundings where that is installed, else to ours untiled. Differences are grey
+levels from ours untiled; seams are the gradient across the tiles' borders over the same gradient untiled (1: none).
+The second makes 3840x2160 of 960x540 in a process of its own and tells the memory that it took beyond what there was.
+Needs the extras `embedded` and, for its rows, `realesrgan`.
 """
 
 import argparse
+import multiprocessing
+import resource
 import statistics
 import time
 from importlib.util import find_spec
@@ -17,9 +23,13 @@ import torch
 from PIL import Image
 
 from artgate.generation.ncnn_weights import EMBEDDED
-from artgate.generation.upscale import Upscaler, build_upscaler
+from artgate.generation.tiling import Tiling, spans
+from artgate.generation.upscale import DEEP_PAD, Upscaler, build_upscaler
 
 OURS = "spandrel untiled"
+THEIRS = "realesrgan tiled"
+COMPACT_PAD = 18  # what ours takes by default for the compact network
+SCREEN = (960, 540)
 
 
 def main() -> None:
@@ -29,11 +39,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--weights", nargs="*", choices=EMBEDDED, default=list(EMBEDDED))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--screen", action="store_true", help="make 3840x2160 of 960x540 and tell the memory it takes")
     arguments = parser.parse_args()
+    if arguments.screen:
+        for weights in arguments.weights:
+            print(screen(weights, arguments.threads), flush=True)
+        return
     torch.set_num_threads(arguments.threads)
     picture = middle(Image.open(arguments.image).convert("RGB") if arguments.image else painted(), arguments.side)
     print(f"{arguments.side} px, {arguments.threads} threads, medians of {arguments.repeats}")
-    print(f"{'weights':26}{'engine':20}{'seconds':>9}{'ratio':>8}{'largest':>9}{'mean':>8}")
+    print(f"{'weights':26}{'engine':32}{'seconds':>9}{'ratio':>8}{'largest':>9}{'mean':>8}{'seams':>8}")
     for weights in arguments.weights:
         report(weights, picture, arguments.repeats)
 
@@ -42,29 +57,73 @@ def report(weights: str, picture: Image.Image, repeats: int) -> None:
     engines = build(weights, picture.width)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     pictures: dict[str, np.ndarray] = {}
-    for name, upscaler in [*engines.items()] * (repeats + 1):  # the first round warms up
-        begun = time.perf_counter()
+    for name, upscaler in [*engines.items()] * repeats:
+        begun = time.process_time()
         pictures[name] = np.asarray(upscaler(picture)).astype(np.float64)
-        seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+        seconds[name].append(time.process_time() - begun)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():
         difference = np.abs(pictures[name] - pictures[OURS])
-        ratio = f"{median / medians[OURS]:8.2f}"
-        print(f"{weights:26}{name:20}{median:9.2f}{ratio}{difference.max():9.0f}{difference.mean():8.3f}", flush=True)
+        ratio = median / medians.get(THEIRS, medians[OURS])
+        seam = seams(pictures[name], pictures[OURS], picture.width)
+        print(f"{weights:26}{name:32}{median:9.2f}{ratio:8.2f}{difference.max():9.0f}{difference.mean():8.3f}", end="")
+        print(f"{seam:8.3f}", flush=True)
 
 
 def build(weights: str, side: int) -> dict[str, Upscaler]:
     """Each engine untiled, ours in four tiles with surroundings as by default, and cut hard as a warning."""
     base = {"name": weights, "weights": {"embedded": weights}, "device": "cpu", "tile": max(16, side)}
+    tiled = base | {"tile": max(16, side // 2)}
     settings = {
         OURS: base,
-        "spandrel tiled": base | {"tile": max(16, side // 2)},
-        "spandrel cut hard": base | {"tile": max(16, side // 2), "pad": 0, "feather": 0},
-        "spandrel bfloat16": base | {"dtype": "bfloat16"},
+        "spandrel tiled": tiled,
+        "spandrel cut hard": tiled | {"pad": 0, "feather": 0},
+        "spandrel tiled, bfloat16": tiled | {"dtype": "bfloat16"},
     }
     if find_spec("realesrgan"):
+        pad = COMPACT_PAD if "video" in weights else DEEP_PAD
         settings["realesrgan untiled"] = base | {"engine": "realesrgan"}
+        settings[THEIRS] = tiled | {"engine": "realesrgan", "pad": pad}
+        settings["realesrgan tiled, its own pad 10"] = tiled | {"engine": "realesrgan", "pad": 10}
     return {name: build_upscaler(cfg) for name, cfg in settings.items()}
+
+
+def seams(enlarged: np.ndarray, untiled: np.ndarray, side: int) -> float:
+    """Mean gradient across the borders of four tiles over that of the untiled picture."""
+    scale = len(untiled) // side
+    borders = [span.start * scale for span in spans(side, Tiling(max(16, side // 2), 0, 0))[1:]]
+
+    def across(pixels: np.ndarray) -> float:
+        steps = [np.abs(pixels[border] - pixels[border - 1]) for border in borders]
+        steps += [np.abs(pixels[:, border] - pixels[:, border - 1]) for border in borders]
+        return float(np.mean(steps))
+
+    return across(enlarged) / across(untiled)
+
+
+def screen(weights: str, threads: int) -> str:
+    """What 4K of a 960x540 picture takes, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seconds, extra, size = pool.apply(enlarged_apart, (weights, threads))
+    return f"{weights}: {size[0]}x{size[1]} of {SCREEN[0]}x{SCREEN[1]}, {seconds:.0f} s, {extra / 1e9:.2f} GB extra"
+
+
+def enlarged_apart(
+    weights: str, threads: int = 2, size: tuple[int, int] = SCREEN
+) -> tuple[float, int, tuple[int, int]]:
+    """(processor seconds, bytes of memory beyond those before at most, size) of enlarging a picture of `size`."""
+    torch.set_num_threads(threads)
+    upscaler = build_upscaler({"name": weights, "weights": {"embedded": weights}, "device": "cpu"})
+    picture = painted(max(size)).crop((0, 0, *size))
+    upscaler(picture.crop((0, 0, 16, 16)))  # what is set up once
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark begins anew
+    begun = time.process_time()
+    enlarged = upscaler(picture)
+    seconds = time.process_time() - begun
+    status = Path("/proc/self/status").read_text().splitlines()
+    highest = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    return seconds, highest - before, enlarged.size
 
 
 def middle(image: Image.Image, side: int) -> Image.Image:

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import itertools
+import multiprocessing
 import pickle
 import shutil
 import sys
@@ -23,6 +24,7 @@ from artgate.generation import realesrgan_engine
 from artgate.generation.ncnn_weights import EMBEDDED, embedded_state_dict, models_folder, read_ncnn
 from artgate.generation.upscale import build_upscaler
 from artgate.generation.upscaler_config import UpscalerConfig
+from benchmarks.upscale import enlarged_apart, painted
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "upscaler").glob("[!_]*.yaml"))
@@ -184,9 +186,9 @@ def test_bfloat16_gives_nearly_the_same_picture(compact):
 # Tiles
 
 
-@pytest.mark.parametrize("size", [(56, 44), (70, 31)])
-def test_tiles_of_a_compact_network_equal_the_untiled_result(compact, size):
-    assert largest_difference(embedded(tile=24)(picture(*size)), compact(picture(*size))) == 0
+@pytest.mark.parametrize(("size", "tile"), [((56, 44), 24), ((70, 31), 24), ((101, 67), 16), ((160, 90), 64)])
+def test_tiles_of_a_compact_network_equal_the_untiled_result(compact, size, tile):
+    assert largest_difference(embedded(tile=tile)(picture(*size)), compact(picture(*size))) == 0
 
 
 def test_too_small_a_surround_shows():
@@ -206,6 +208,37 @@ def test_tiles_of_a_deep_network_meet_without_a_seam():
     assert jump(pad=0, feather=0) > 2
     assert jump() < 0.2
     assert jump(pad=8) < jump(pad=8, feather=0) / 4  # what little a surround leaves is faded
+
+
+def test_no_gradient_stands_out_where_tiles_of_a_deep_network_meet():
+    """The mean gradient across a border, over the same gradient untiled: at most 1.02; several where cut hard."""
+    waves = painted(256).crop((60, 100, 188, 140))
+    untiled = levels(embedded(SHALLOW)(waves))
+
+    def ratio(**settings):
+        tiled = levels(embedded(SHALLOW, tile=64, **settings)(waves))
+        return np.abs(tiled[:, 256] - tiled[:, 255]).mean() / np.abs(untiled[:, 256] - untiled[:, 255]).mean()
+
+    assert ratio() <= 1.02
+    assert ratio(pad=10, feather=0) > 2  # as RealESRGANer cuts by default
+
+
+@pytest.mark.slow
+def test_a_4k_screen_takes_little_memory_beyond_what_there_was():
+    """In a process of its own; a deep network's tile takes 0.9 GB (`benchmarks.upscale --screen`)."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        _, extra, size = pool.apply(enlarged_apart, (COMPACT,))
+    assert size == (3840, 2160)
+    assert extra < 2e9 / 3  # 0.3 GB
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_picture():
+    """But for the result: tiles as large, four times as many."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        extras = {rows: pool.apply(enlarged_apart, (COMPACT, 1, (256, rows)))[1] for rows in (256, 1024)}
+    results = 4 * 256 * 4 * (1024 - 256) * 3  # bytes more
+    assert extras[1024] < extras[256] + 3 * results  # 28 MB; untiled it were 400 MB more
 
 
 # The reference

@@ -24,9 +24,11 @@ from artgate.generation.upscaler_config import UpscalerConfig
 from artgate.generation.upscaler_weights import state_dict_of, tensors_sha256
 
 # A deep network's tiles by default: measured on a leafy photograph, a 32-pixel surround leaves steps of 6 grey levels
-# on average where tiles meet, and 32 pixels of fading spread them out of sight.
+# on average where tiles meet, and 32 pixels of fading spread them out of sight (16 leave a gradient of 1.1 there).
 DEEP_PAD = 32
 DEEP_FEATHER = 32
+# Measured on two CPU cores: 1.6 times as fast as the other layout for the compact networks, 1.2 times for deep ones.
+LAYOUT = torch.channels_last
 
 
 class Upscaler(Protocol):
@@ -117,11 +119,12 @@ def _spandrel_network(
     if not {torch.float16: descriptor.supports_half, torch.bfloat16: descriptor.supports_bfloat16}.get(dtype, True):
         raise UserError(f"upscaler.dtype {dtype} is not for {descriptor.architecture.name}: use upscaler.dtype=float32")
     descriptor.to(device, dtype)
+    descriptor.model.to(memory_format=LAYOUT)
 
     @torch.inference_mode()
     def network(pixels: np.ndarray) -> np.ndarray:
         tile = torch.tensor(pixels, device=device).permute(2, 0, 1)[None].float() / 255  # (1, 3, h, w)
-        enlarged = descriptor(tile.to(dtype))  # (1, 3, s h, s w) in [0, 1]
+        enlarged = descriptor(tile.to(dtype, memory_format=LAYOUT))  # (1, 3, s h, s w) in [0, 1]
         return enlarged[0].permute(1, 2, 0).float().cpu().numpy()
 
     return lambda pixels: enlarge(network, pixels, descriptor.scale, tiling)
@@ -152,4 +155,6 @@ def _scale(config: UpscalerConfig, native: int) -> float:
 def _fingerprint(config: UpscalerConfig, tiling: Tiling, dtype: torch.dtype, scale: float, weights: str) -> str:
     """Over all that the pixels depend on but the device, which only moves the last digits."""
     parts = {"engine": config.engine, "dtype": str(dtype), "scale": scale, "weights": weights, **asdict(tiling)}
+    if config.engine == "spandrel":
+        parts["layout"] = str(LAYOUT)  # decides the last digits too
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
