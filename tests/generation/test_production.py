@@ -108,7 +108,7 @@ def test_accepted_artworks_are_a_collection_with_their_provenance(batch: Path):
         told = read_parameters(collection.path(artwork).read_bytes())
         assert told is not None
         assert (told.prompt, told.seed, told.steps, told.size) == (line["prompt"], line["seed"], 2, (64, 64))
-        assert told.sampler == "euler_ancestral" and told.negative_prompt == line["negative_prompt"]
+        assert told.sampler == "Euler a" and told.negative_prompt == line["negative_prompt"]
 
 
 def test_the_ledger_tells_the_scorers_own_judgement_of_the_picture(batch: Path, scorer: Path):

@@ -23,8 +23,10 @@ from tiny_models import build_tiny
 from artgate.artworks.decode import decode
 from artgate.artworks.parameters import read_parameters
 from artgate.errors import UserError
+from artgate.generation.artwork_file import SAMPLERS
 from artgate.generation.production import generate, run
 from artgate.generation.remaking import compare, psnr, read_sidecar, remake
+from artgate.generation.schedulers import SCHEDULERS
 
 FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
@@ -86,7 +88,7 @@ def test_prompts_and_seeds_survive_enlargement_and_fitting(enlarged: dict[str, P
     ours = read_parameters(data)
     assert ours is not None
     assert (ours.prompt, ours.negative_prompt, ours.seed) == (line["prompt"], line["negative_prompt"], line["seed"])
-    assert (ours.sampler, ours.steps, ours.guidance, ours.size) == ("euler_ancestral", 2, 3.0, (64, 64))
+    assert (ours.sampler, ours.steps, ours.guidance, ours.size) == ("Euler a", 2, 3.0, (64, 64))
     assert ours.extras["Hires resize"] == "200x180"
     with Image.open(io.BytesIO(data)) as image:
         theirs = ParserManager().parse(image)
@@ -237,3 +239,8 @@ def test_psnr_is_that_of_its_definition():
     black, grey = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (51, 51, 51))
     assert psnr(black, black) == math.inf
     assert psnr(black, grey) == pytest.approx(20 * math.log10(255 / 51))
+
+
+def test_schedulers_are_told_by_the_names_that_others_know():
+    """As in A1111's list; what only we have keeps our name."""
+    assert set(SCHEDULERS) - set(SAMPLERS) == {"ddpm"} and set(SAMPLERS) <= set(SCHEDULERS)

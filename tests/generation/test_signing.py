@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batches import build_scorer, configured, ledger
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pictures import picture
+from tiny_models import build_tiny
 
 from artgate.artworks.artwork import Provenance
 from artgate.artworks.collection import Collection
 from artgate.artworks.parameters import GenerationParameters, embed, format_a1111, read_parameters
 from artgate.errors import UserError
+from artgate.generation.production import generate
 from artgate.generation.signing import CERTIFICATE, CREATED_BY_A_MODEL, KEY, load_signing, sign_accepted
 
 c2pa = pytest.importorskip("c2pa")
@@ -126,6 +129,18 @@ def test_what_is_accepted_is_signed_once_and_stays_as_it_is(signer: None, tmp_pa
     assert sign_accepted(tmp_path / "batch") == 0
     assert [path.name for path in folder.iterdir()] == [signed.name] and signed.read_bytes() == kept
     assert collection.path(first).read_bytes() == before
+
+
+def test_a_run_signs_what_it_accepted_and_its_ledger_is_what_it_was(signer: None, tmp_path: Path):
+    model, scorer = build_tiny("sd1", tmp_path / "sd1"), build_scorer(tmp_path / "scorer")
+    options = ["target=1", "gate.threshold=0", "image.format=webp"]
+    generate(configured(model, scorer, tmp_path / "batch", *options))
+    before = ledger(tmp_path / "batch")
+    generate(configured(model, scorer, tmp_path / "batch", *options, "image.sign=true"))  # nothing else is left to do
+    (signed,) = (tmp_path / "batch" / "signed").iterdir()
+    assert signed.stem == before[0]["image_id"] and ledger(tmp_path / "batch") == before
+    assert read(signed.read_bytes(), "image/webp")["validation_state"] == "Valid"
+    assert read_parameters(signed.read_bytes()).seed == before[0]["seed"]
 
 
 def test_what_gives_no_signature_is_said_before_anything_is_made(signer: None, tmp_path: Path, monkeypatch):

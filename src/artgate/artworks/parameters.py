@@ -102,9 +102,9 @@ def embed(image: Image.Image, text: str, format: str = "PNG", quality: int = 95)
     """
     if format == "PNG":
         return embed_png(image, text)
-    options: dict[str, Any] = {"JPEG": {"subsampling": "4:4:4", "optimize": True}, "WEBP": {"method": 4}}[format]
+    formats: dict[str, dict[str, Any]] = {"JPEG": {"subsampling": "4:4:4", "optimize": True}, "WEBP": {"method": 4}}
     buffer = io.BytesIO()
-    image.save(buffer, format, quality=quality, exif=_exif(text), **options)
+    image.save(buffer, format, quality=quality, exif=_exif(text), **formats[format])
     return buffer.getvalue()
 
 

@@ -16,6 +16,20 @@ from artgate.generation.config import ImageConfig
 from artgate.generation.prompts import Candidate
 from artgate.generation.stages import Painter
 
+# A1111's names of our schedulers, by which it and the galleries know them
+SAMPLERS = {
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "euler_trailing": "Euler",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "turbo": "Euler a",
+    "unipc": "UniPC",
+}
 LIBRARIES = ("artgate", "torch", "diffusers", "transformers", "compel", "numpy", "pillow")
 
 
@@ -54,7 +68,7 @@ def _parameters(painter: Painter, candidate: Candidate, delivered: tuple[int, in
         prompt=candidate.prompt,
         negative_prompt=candidate.negative_prompt,
         steps=diffusion.steps,
-        sampler=diffusion.scheduler,
+        sampler=SAMPLERS.get(diffusion.scheduler, diffusion.scheduler),
         guidance=diffusion.guidance,
         seed=candidate.seed,
         size=size,
