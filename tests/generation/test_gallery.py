@@ -195,6 +195,9 @@ def test_what_a_preview_turned_away_is_told_apart_with_the_preview(tmp_path):
     assert ["preview", "score 0.40 at step 6"] in json.loads(page.css("#accepted > li").attrib["data-told"])["rows"]
     assert "2 rejected, 1 of them early" in text(page.css("header"))
     assert "24 denoiser evaluations, 14 saved" in text(page.css("header"))
+    told = SUMMARY | {"preview": {"saving": 1.5, "saving_95": [1.1, 2.0]}}
+    page = page_of(batch(tmp_path, [looked_at, early], told))
+    assert "1.50x fewer evaluations per accepted (1.10x to 2.00x)" in text(page.css("#figures"))
 
 
 def test_the_header_tells_yield_and_cost(mixed):
@@ -299,7 +302,9 @@ def test_hostile_text_is_shown_and_nothing_else(tmp_path, hostile):
         "prompts": {"prompts": [hostile]},
         "diffusion": {"name": hostile},
     }
-    page = page_of(batch(tmp_path, entries, SUMMARY | {"models": models, "config": config, "warnings": [hostile]}))
+    page = page_of(
+        batch(tmp_path, entries, SUMMARY | {"models": models, "config": config, "diversity": {"warning": hostile}})
+    )
     assert (len(page.css("script")), len(page.css("style"))) == (1, 2)
     assert not page.xpath("//@*[starts-with(name(), 'on')]")
     assert not page.css("b:not(.brand b):not(.track b):not(.warning b)")

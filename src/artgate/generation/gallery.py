@@ -101,6 +101,7 @@ def render(root: Path, lines: Sequence[Line], summary: Mapping[str, Any]) -> str
         accepted_poor=sum(told.verdict == ACCEPTED and told.grade == "poor" for told in candidates),
         gate=_gate_in_words(_mapping(config, "gate"), _mapping(summary, "gate")),
         warnings=_warnings(summary),
+        saving=_saving_in_words(_mapping(summary, "preview")),
         common=_common(config, _mapping(summary, "models")),
         prompts=prompts,
         yields=figures.yields(candidates, groups, prompts),
@@ -195,9 +196,17 @@ def _templates(config: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _warnings(summary: Mapping[str, Any]) -> list[str]:
-    """What the run warns of: the gate, and whatever else its summary says."""
-    told = [_mapping(summary, "gate").get("warning"), *(summary.get("warnings") or [])]
+    """What the run warns of."""
+    told = [_mapping(summary, part).get("warning") for part in ("gate", "diversity")]
     return [one_line(warning, 600) for warning in told if isinstance(warning, str) and warning]
+
+
+def _saving_in_words(preview: Mapping[str, Any]) -> str:
+    """What early rejection saved, as measured in this batch; "" where it was not used, or was not calibrated."""
+    saving, limits = preview.get("saving"), preview.get("saving_95")
+    if not isinstance(saving, float) or not isinstance(limits, list) or len(limits) != 2:
+        return ""
+    return f"Early rejection: {saving:.2f}x fewer evaluations per accepted ({limits[0]:.2f}x to {limits[1]:.2f}x)"
 
 
 def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
