@@ -47,6 +47,19 @@ def test_labels_splits_and_sidecars_go_and_all_else_stays(tmp_path):
     assert forget(root, {GONE}, [elsewhere]) == {}
 
 
+def test_what_a_batch_keeps_of_an_artwork_goes_with_it(tmp_path):
+    accepted = tmp_path / "batch" / "accepted"
+    for folder in (accepted, *(accepted.parent / name for name in ("small", "signed", "thumbnails"))):
+        folder.mkdir(parents=True)
+        for image_id in (GONE, KEPT):
+            (folder / f"{image_id}.png").write_bytes(b"a picture")
+    assert forget(accepted, {GONE}) == {}  # folders of such names that are nobody's batch
+    (accepted.parent / "candidates.jsonl").write_text("")
+    assert set(forget(accepted, {GONE}).values()) == {1}
+    assert {path.stem for path in accepted.parent.glob("[!a]*/*")} == {KEPT}
+    assert len(list(accepted.iterdir())) == 2
+
+
 def test_rows_of_a_parquet_file_go_and_its_notes_stay(tmp_path):
     schema = pa.schema([("image_id", pa.string()), ("grade", pa.string())], metadata={b"noted": b"yes"})
     rows = [{"image_id": GONE, "grade": "good"}, {"image_id": KEPT, "grade": "poor"}]

@@ -15,14 +15,16 @@ from artgate.errors import UserError
 
 # The Collection's own files, which `Collection.purge` keeps.
 OWN = frozenset({"metadata.jsonl", "drops.jsonl", "purged.jsonl"})
+# What generate.py keeps of an accepted artwork beside their Collection, in a folder with this ledger.
+BATCH_LEDGER, OF_A_BATCH = "candidates.jsonl", ("small", "signed", "thumbnails")
 
 
 def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) -> dict[str, int]:
     """Take artworks out of the files of labels and splits of a Collection's folder; how many lines left which file.
 
     Of every other JSON-lines or parquet file in the folder (votes, ratings, grades …) and of `label_files` the lines or
-    rows with such an `image_id` go, of `splits/*.json` the entries, of `sidecars/` the files. Each file is replaced as
-    a whole.
+    rows with such an `image_id` go, of `splits/*.json` the entries, of `sidecars/` the files; and where the Collection
+    is what a batch accepted, that batch's other pictures of them. Each file is replaced as a whole.
     Raises UserError for a file that is missing or cannot be read.
     """
     removed: dict[str, int] = {}
@@ -34,7 +36,11 @@ def forget(root: Path, image_ids: Ids[str], label_files: Iterable[Path] = ()) ->
         removed[str(path)] = (_from_rows if path.suffix == ".parquet" else _from_lines)(path, image_ids)
     for path in sorted((root / "splits").glob("*.json")):
         removed[str(path)] = _from_splits(path, image_ids)
-    removed[str(root / "sidecars")] = _sidecars(root / "sidecars", image_ids)
+    folders = [root / "sidecars"]
+    if (root.parent / BATCH_LEDGER).is_file():
+        folders += [root.parent / name for name in OF_A_BATCH]
+    for folder in folders:
+        removed[str(folder)] = _named(folder, image_ids)
     return {path: count for path, count in removed.items() if count}
 
 
@@ -88,9 +94,9 @@ def _read_splits(path: Path) -> dict[str, Any]:
     return file
 
 
-def _sidecars(folder: Path, image_ids: Ids[str]) -> int:
-    """Delete `<image_id>.json`, which generate.py writes beside what it accepts."""
-    paths = [path for path in folder.glob("*.json") if path.stem in image_ids]
+def _named(folder: Path, image_ids: Ids[str]) -> int:
+    """Delete `<image_id>.<suffix>`, as generate.py writes beside what it accepts."""
+    paths = [path for path in folder.glob("*.*") if path.stem in image_ids]
     for path in paths:
         path.unlink()
     return len(paths)
