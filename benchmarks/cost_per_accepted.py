@@ -12,10 +12,11 @@ that what it costs and whether it leaves can be read off, and `--confirm` runs e
 and compares every line. Yields are set by the gate's threshold.
 
 evaluations: denoiser rows per accepted. seconds: per accepted, from the mean times of an evaluation, a look and a
-finish (decoding, scoring). gain: evaluations of generate-then-filter over those of the row. kept: of the acceptable that were
-not lost (TPR), of the others that were not left in time (FPR). second: mean score of the accepted by another scorer,
-which the gate knows nothing of: ridge regression of AGIQA-3K's opinions on the features of `encoder=embedded_fast`;
-where it says "perfect preview", the previews at the same first step know the verdict; "bound" is 1 / yield.
+finish (decoding, scoring). gain: evaluations of generate-then-filter over those of the row. kept: of the acceptable
+that were not lost (TPR), of the others that were not left in time (FPR). second: mean score of the accepted by another
+scorer, which the gate knows nothing of: ridge regression of AGIQA-3K's opinions on the features of
+`encoder=embedded_fast`. perfect preview: as if previews at the first step knew the verdict; 1 / yield: as if they took
+nothing.
 
 --simulated does the same for a model whose previews carry the signal: diffusion of a Gaussian, which has an exact
 denoiser, through the same slots, previews and choice. --decoders compares ways to decode previews: seconds each, and
@@ -267,8 +268,8 @@ def told(choice: Choice) -> dict[str, Any]:
 def show(table: dict[str, Any]) -> None:
     """One yield as a table."""
     print(
-        f"\nyield {table['yield']:.0%} asked, {table['measured_yield']:.1%} measured on {table['measured_on']}; chosen on "
-        f"{table['calibrated_on']}"
+        f"\nyield {table['yield']:.0%} asked, {table['measured_yield']:.1%} measured on {table['measured_on']}; chosen "
+        f"on {table['calibrated_on']}"
     )
     asked, used = table["asked"], table["used"]
     if asked["reason"]:
@@ -276,7 +277,8 @@ def show(table: dict[str, Any]) -> None:
         print(f"at a loss of {MAX_LOSS:g}: {asked['reason']}{more}")
     print(
         f"rejects below {used['policy'] or 'nothing'}, loss at most {used['loss_bound']:.3f} with confidence "
-        f"{CONFIDENCE:g}; predicted gain {used['saving']:.2f} ({used['saving_95'][0]:.2f} to {used['saving_95'][1]:.2f})"
+        f"{CONFIDENCE:g}; predicted gain {used['saving']:.2f} "
+        f"({used['saving_95'][0]:.2f} to {used['saving_95'][1]:.2f})"
     )
     print(f"{'':24}{'accepted':>9}{'evaluations':>13}{'gain':>7}{'seconds':>9}{'score':>9}{'second':>8}")
     for name, way in table["ways"].items():
@@ -340,9 +342,11 @@ class SimulatedModel:
     device, dtype, size, scale = torch.device("cpu"), torch.float32, (64, 64), 8
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w): two channels."""
         return 2, height // 8, width // 8
 
     def make_scheduler(self, name: str, **options: Any) -> Any:
+        """Over the noise schedule of Stable Diffusion."""
         from artgate.generation.schedulers import make_scheduler
 
         trained = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
@@ -350,9 +354,11 @@ class SimulatedModel:
         return make_scheduler(name, trained, **options)
 
     def guided(self, guidance: float) -> bool:
+        """Never: there is nothing to guide by."""
         return False
 
     def encode_prompts(self, prompts: Sequence[str], negative: bool = False) -> Any:
+        """Prompts say nothing here."""
         from artgate.generation.models import Conditioning
 
         return Conditioning(torch.zeros(len(prompts), 1, 1), None)
