@@ -167,13 +167,16 @@ def _told(root: Path, told: Shown) -> dict[str, Any]:
     rows.append(("took", f"{told.evaluations} denoiser evaluations, {_duration(sum(told.seconds.values()))}"))
     if told.image_id:
         rows.append(("image_id", told.image_id))
-    sidecar = root / "accepted" / "sidecars" / f"{told.image_id}.json" if told.image_id else None
-    remade = sidecar is not None and told.verdict == ACCEPTED and sidecar.is_file()
-    return {
-        "rows": [row for row in rows if row[1]],
-        "odds": [(grade, round(share, 4)) for grade, share in told.odds.items()],
-        **({"remake": remake_command(sidecar), "sidecar": f"accepted/sidecars/{sidecar.name}"} if remade else {}),
-    }
+    odds = [(grade, round(share, 4)) for grade, share in told.odds.items()]
+    return {"rows": [row for row in rows if row[1]], "odds": odds, **_remaking(root, told)}
+
+
+def _remaking(root: Path, told: Shown) -> dict[str, str]:
+    """The command that makes an accepted artwork again, and its sidecar; {} where there is none."""
+    sidecar = f"accepted/sidecars/{told.image_id}.json"
+    if told.verdict != ACCEPTED or told.image_id is None or not (root / sidecar).is_file():
+        return {}
+    return {"remake": remake_command(root / sidecar), "sidecar": sidecar}
 
 
 def _common(config: Mapping[str, Any], models: Mapping[str, Any]) -> list[tuple[str, str]]:
