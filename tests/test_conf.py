@@ -46,6 +46,12 @@ TRAIN = [c for c in choices() if c.split("=")[0] in TRAIN_GROUPS]
 EXPERIMENT = [c for c in choices() if c.startswith("experiment=")]
 
 
+@pytest.mark.parametrize("kind", ["none", "wandb"])
+def test_the_logger_is_for_both(kind: str):
+    assert validated(GenerateConfig, composed("generate", f"logger={kind}")).logger.kind == kind
+    assert composed("generate").logger.kind == "none"
+
+
 def test_every_group_is_known():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     known = set(GenerateConfig.__dataclass_fields__) | LABEL_GROUPS | TRAIN_GROUPS | OF_DIFFUSION | {"experiment"}
