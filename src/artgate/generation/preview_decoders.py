@@ -161,5 +161,5 @@ def _digest(tensors: dict[str, torch.Tensor], settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for key, tensor in sorted(tensors.items()):
         digest.update(key.encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
