@@ -135,11 +135,11 @@ def _painted(painter: "Painter", candidate: Candidate, sidecar: Path) -> Image.I
 
 
 def _settings(told: dict[str, Any], sidecar: Path) -> GenerateConfig:
-    """The configuration that it was made with, at the precision that this came to on the device of then."""
+    """The configuration that it was made with, at the precision and with the slots that this came to then."""
     config = {**told["config"], "mode": "generate", "sidecar": None, "out": None}
-    precision = told.get("sampler", {}).get("precision")
-    if precision:
-        config["diffusion"] = {**config["diffusion"], "dtype": precision}
+    sampler = told.get("sampler", {})
+    came_to = {"dtype": sampler.get("precision"), "slots": sampler.get("slots")}
+    config["diffusion"] = {**config["diffusion"], **{key: value for key, value in came_to.items() if value}}
     try:
         return validated(GenerateConfig, config)
     except UserError as error:

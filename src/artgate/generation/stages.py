@@ -186,8 +186,8 @@ def _scored(
 
 def _with_content(picture: Image.Image) -> Image.Image:
     """The picture. Raises ValueError for one without any variation, black say: what codecs make of broken latents."""
-    extrema = picture.convert("RGB").getextrema()
-    if all(low == high for low, high in extrema):
-        colour = ", ".join(str(low) for low, _ in extrema)
-        raise ValueError(f"the picture has no variation, all of it is ({colour}); try dtype=float32")
+    pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
+    if (pixels == pixels[0, 0]).all():
+        colour = tuple(pixels[0, 0].tolist())
+        raise ValueError(f"the picture has no variation, all of it is {colour}; try dtype=float32")
     return picture
