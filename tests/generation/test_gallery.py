@@ -159,6 +159,9 @@ def test_a_thumbnail_kept_beside_the_batch_spares_the_file(mixed):
     assert (small.size, small.getpixel((5, 5))) == ((480, 240), pytest.approx((255, 255, 0), abs=6))
     (mixed / "thumbnails" / f"{image_id}.webp").write_bytes(b"torn")
     assert thumbnail(page_of(mixed).css("#accepted img")[0]).size == (480, 320)
+    keep_thumbnail(mixed, image_id, Image.new("RGB", (1200, 600), "yellow"))
+    (mixed / "accepted" / "images" / "a.png").unlink()  # purged, say
+    assert not page_of(mixed).css("#accepted img")
 
 
 def test_every_picture_has_a_text_and_a_focusable_link(mixed):

@@ -60,12 +60,12 @@ def pictures(batch_dir: Path, candidates: Sequence[Shown], side: int) -> list[Pi
 def _picture(batch_dir: Path, told: Shown, side: int) -> Picture | None:
     file = told.file or (told.preview.file if told.preview else None)
     path = _inside(batch_dir, file)
-    if file is None or path is None:
+    if file is None or path is None or not path.is_file():  # what was purged is not shown by its thumbnail
         return None
     kept = _inside(batch_dir, f"{THUMBNAILS}/{told.image_id}.webp") if told.image_id else None
     for source in (kept, path):
         try:
-            if source is not None and path.is_file():
+            if source is not None and source.is_file():
                 with Image.open(source, formats=PICTURE_FORMATS) as image:
                     return Picture(quote(file), *thumbnail(image.convert("RGB"), side))
         except (OSError, ValueError, Image.DecompressionBombError):
