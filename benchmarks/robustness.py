@@ -8,8 +8,8 @@ RUN is a folder of `train.py` that measured on a test split; its held-out artwor
 - shape: random crops of every aspect from 1:2 to 2:1: the rank correlation of score and aspect, as it is scored, and
   with --squares for other ways to make squares of them.
 
-And with `--generators`, which needs only COLLECTION: heads that learn from all generators but one, tested on that one,
-with and without a detector of damage.
+And with `--generators`, which looks at COLLECTION alone, whatever RUN is: heads that learn from all generators but one,
+tested on that one, with and without a detector of damage.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def _generators(root: Path) -> None:
     from artgate.scoring.fitting import fit_head
     from artgate.scoring.graded import read_graded
     from artgate.scoring.heads import grade_probabilities
-    from artgate.scoring.training import _examples
+    from artgate.scoring.training import _examples, _renditions
 
     project = Path(__file__).parents[1]
     with initialize_config_dir(str(project / "conf"), version_base="1.3"):
@@ -176,7 +176,8 @@ def _generators(root: Path) -> None:
         )  # fmt: skip
     settings = validated(TrainConfig, cfg)
     graded = read_graded(settings.data, root)
-    examples = _examples(graded, build_encoder({**settings.encoder, "device": "cpu"}), settings)
+    encoder = build_encoder({**settings.encoder, "device": "cpu"})
+    examples = _examples(graded, encoder, settings, _renditions(settings))
     ways = {
         "no detector": (replace(examples, renditions=None, damaged=()), settings.head),
         "with a detector": (examples, settings.head),

@@ -378,7 +378,7 @@ def test_without_a_network_the_hub_is_an_error_at_once(
         ({"kind": "embedded", "sizes": []}, r"encoder.sizes \[\]"),
         ({"kind": "embedded", "fit": "stretch"}, "encoder.fit 'stretch' is not one of squash, crop"),
         ({"kind": "embedded", "precision": "int8"}, "encoder.precision 'int8' is not one of float32, bfloat16"),
-        ({"kind": "embedded", "device": "abacus"}, "encoder.device 'abacus' is no device"),
+        ({"kind": "embedded", "device": "abacus"}, "device 'abacus' is no device"),
         ({"kind": "embedded", "size": 224}, "encoder.size is not a setting: did you mean encoder.sizes"),
     ],
 )

@@ -160,7 +160,7 @@ def test_too_few_or_one_sided_grades_are_told_with_numbers(sample, tmp_path):
         ({"cuts": {"quality": [3.0, 2.0]}}, "data.cuts.quality .* two rising ratings"),
         ({"cuts": {"beauty": [2.0, 3.0]}}, "'beauty' is not one of"),
         ({"duplicate_radius": 99}, r"99 is outside \[0, 40\]"),
-        ({"folds": 1}, r"1 is outside \[2, 50\]"),
+        ({"folds": 2}, r"2 is outside \[3, 50\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, changes, message):

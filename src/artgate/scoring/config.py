@@ -17,6 +17,9 @@ CONSENSUS = ("majority", "dawid-skene")
 HEADS = ("linear", "mlp")
 FINETUNE_MODES = ("none", "last", "all", "lora")
 FINETUNE_PRECISIONS = ("auto", "float32", "bfloat16")
+# What a certificate's threshold is on, and the lowest grades that it may count as right.
+CERTIFICATE_KINDS = ("score", "good")
+ACCEPTABLE = GRADES[1:]
 LOGGERS = ("wandb", "none")
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -90,7 +93,7 @@ class DataConfig:
             _check_range("data.raters", self.raters, 1, 1_000_000)
         _check_range("data.soft", self.soft, 0, 1)
         _check_range("data.duplicate_radius", self.duplicate_radius, 0, 40)
-        _check_range("data.folds", self.folds, 2, 50)
+        _check_range("data.folds", self.folds, 3, 50)  # one is held out, one chooses the epoch
         _check_range("data.harmless", self.harmless, 0, 64)
         _check_range("data.damaged", self.damaged, 0, 64)
         _check_range("data.workers", self.workers, 0, 256)
@@ -275,9 +278,9 @@ class CertifyConfig:
         _check_choices("certify.split", [self.split], ("none", "test"))
         _check_range("certify.precision", self.precision, 0.5, 0.999)
         _check_range("certify.confidence", self.confidence, 0.5, 0.999)
-        _check_choices("certify.acceptable", [self.acceptable], GRADES[1:])
+        _check_choices("certify.acceptable", [self.acceptable], ACCEPTABLE)
         if self.kind is not None:
-            _check_choices("certify.kind", [self.kind], ("score", "good"))
+            _check_choices("certify.kind", [self.kind], CERTIFICATE_KINDS)
 
 
 @dataclass
@@ -299,6 +302,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_range("seed", self.seed, 0, 2**32 - 1)
+        if "device" in self.encoder:
+            device = self.encoder["device"]
+            raise UserError(f"encoder.device={device} is not read here: give device={device} without encoder.")
         if self.final and self.certify.split != "none":
             raise UserError(
                 "certify=test is not for final=true, which leaves no artwork unseen: certify the scorer on other "

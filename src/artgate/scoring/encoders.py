@@ -1,7 +1,7 @@
 """Frozen image encoders and their fingerprint.
 
-`build_encoder(config)` makes one of three kinds: `open_clip`, `timm`, or `embedded`, an EfficientNet-Lite0 that comes
-in a wheel, for use without a network.
+`build_encoder(config)` makes one of three kinds: `open_clip`, `timm`, or `embedded`, EfficientNets-Lite that come in
+wheels, for use without a network.
 """
 
 import hashlib
@@ -238,9 +238,9 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"encoder.device {name!r} is no device: use auto, cpu or cuda") from None
+        raise UserError(f"device {name!r} is no device: use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"encoder.device {name}: torch finds no CUDA GPU here; use auto or cpu")
+        raise UserError(f"device {name}: torch finds no CUDA GPU here; use auto or cpu")
     return device
 
 

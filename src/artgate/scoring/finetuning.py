@@ -94,10 +94,11 @@ class FineTuning:
         targets = self.examples.targets
         logits = torch.zeros(len(folds), *targets.shape[1:])[..., :-1]  # (N, A, K - 1)
         epochs = []
+        networks = replace(self.head, centres=0, detector=0)  # all that follows the encoder (`_that_can_follow`)
         for held_out in range(count):
             val = (held_out + 1) % count
             train = [row for part in range(count) if part not in (held_out, val) for row in parts[part]]
-            head, _ = fit_head(self.examples, train, parts[val], self.head, self.trainer, self.seed)
+            head, _ = fit_head(self.examples, train, parts[val], networks, self.trainer, self.seed)
             tuned = self._with_head(self.tune(train, parts[val], head), train, parts[val])
             logits[parts[held_out]] = self._logits(tuned, parts[held_out])
             epochs.append(tuned.epoch)

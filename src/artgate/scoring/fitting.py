@@ -129,6 +129,8 @@ def fit_on_all(
     folds; the calibration that is kept is fitted on all of them. The epoch that is kept is the median.
     """
     count = max(folds) + 1
+    # What chooses the epoch are the networks; the kernel and the detector of that head would not be looked at.
+    networks = replace(head_config, centres=0, detector=0)
     parts = [[row for row, fold in enumerate(folds) if fold == part] for part in range(count)]
     logits = torch.zeros(len(folds), *examples.targets.shape[1:])[..., :-1]  # (N, A, K - 1)
     baselines: dict[str, np.ndarray] = {}
@@ -136,7 +138,7 @@ def fit_on_all(
     for held_out in range(count):
         val = (held_out + 1) % count
         train = [row for part in range(count) if part not in (held_out, val) for row in parts[part]]
-        _, epoch = fit_head(examples, train, parts[val], head_config, config, seed)
+        _, epoch = fit_head(examples, train, parts[val], networks, config, seed)
         head, _ = fit_head(examples, train + parts[val], None, head_config, config, seed, None, epoch)
         logits[parts[held_out]] = _logits(head, examples, parts[held_out])
         epochs.append(epoch)

@@ -58,7 +58,7 @@ def train(cfg: DictConfig) -> Metrics:
     encoder = build_encoder({**settings.encoder, "device": settings.device})
     with open_tracker(settings.logger, run, without_secrets(asdict(settings))) as tracker:
         text = _text_encoder(graded, settings)
-        examples = _examples(graded, encoder, settings)
+        examples = _examples(graded, encoder, settings, _renditions(settings))
         fit = _fit(of_images(examples, graded, text), parts, settings, tracker.logger)
         if settings.finetune.mode != "none":
             of_pictures = of_images(examples, graded, text)
@@ -124,15 +124,26 @@ def _check_generators(graded: GradedArtworks, without: Sequence[str]) -> None:
         raise UserError(f"report.without {list(without)} leaves no artwork to measure on: name fewer generators")
 
 
-def _examples(graded: GradedArtworks, encoder: "Encoder", settings: TrainConfig) -> "Examples":
+def _renditions(settings: TrainConfig) -> list[str]:
+    """Those that something learns from: the detector of damage does, and each costs as much as the originals do."""
+    from artgate.scoring.renditions import rendition_names
+
+    data = settings.data
+    wanted = settings.head.detector and data.damaged
+    return rendition_names(data.harmless, data.damaged)[1:] if wanted else []
+
+
+def _examples(
+    graded: GradedArtworks, encoder: "Encoder", settings: TrainConfig, renditions: Sequence[str] = ()
+) -> "Examples":
+    """The graded artworks as this encoder sees them. renditions: more of each, to tell damage by."""
     import torch
 
     from artgate.scoring.features import extract_renditions
     from artgate.scoring.fitting import Examples
-    from artgate.scoring.renditions import is_damaged, rendition_names
+    from artgate.scoring.renditions import ORIGINAL, is_damaged
 
-    data = settings.data
-    names = rendition_names(data.harmless, data.damaged)
+    data, names = settings.data, [ORIGINAL, *renditions]
     cache = Path(settings.paths.cache) / "features"
     features = torch.from_numpy(
         extract_renditions(graded.collection, encoder, graded.image_ids, names, cache, data.workers, data.minibatch)
@@ -226,7 +237,7 @@ def _read_prompts(
     if text is None:
         return fit, None
     if encoder.tuned:
-        examples = _examples(graded, encoder, settings)
+        examples = _examples(graded, encoder, settings)  # of the originals: prompts go with no others
     from artgate.scoring.prompted import fit_prompted, prompted_head, with_alignment
     from artgate.scoring.text_encoders import PROMPTED
 
