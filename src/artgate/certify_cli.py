@@ -72,15 +72,17 @@ def certify(
     Exit status 2 where no threshold holds it: the message tells how many more labels would.
     """
     from artgate.scoring.certificate import FOLDER, certificate_text, save_certificate
-    from artgate.scoring.certifying import GROUP_BY, Demand, default_scorer_folder, make_certificate
+    from artgate.scoring.certifying import Demand, make_certificate
+    from artgate.scoring.config import GROUP_KEYS
+    from artgate.scoring.shipped import default_scorer_path
 
     demand = Demand(precision, confidence, acceptable.value, kind.value if kind else None, one_per_group)
-    folder = default_scorer_folder() if scorer is None else scorer
+    folder = default_scorer_path() if scorer is None else scorer
     if out is None:
         if scorer is None:
             raise UserError("the shipped scorer's folder is not to be written in: name one with --out")
         out = folder / FOLDER
-    by = tuple(key.value for key in group_by) if group_by else GROUP_BY
+    by = tuple(key.value for key in group_by) if group_by else GROUP_KEYS
     certificate, reference = make_certificate(
         folder, data, demand, grades=grades.value, cuts=cuts, cache=cache, group_by=by
     )

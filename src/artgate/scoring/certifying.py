@@ -16,6 +16,7 @@ from artgate.artworks.duplicates import RADIUS
 from artgate.errors import UserError
 from artgate.labels.grades import GRADES, Grades
 from artgate.scoring.certificate import Certificate, reference_sha256
+from artgate.scoring.config import ACCEPTABLE, CERTIFICATE_KINDS, GROUP_KEYS
 from artgate.scoring.drift import Reference, make_reference
 from artgate.scoring.graded import GRADE_FILES
 from artgate.scoring.learn_then_test import (
@@ -29,10 +30,6 @@ from artgate.scoring.learn_then_test import (
     yield_interval,
 )
 from artgate.scoring.learnt import UNSEEN_PART, read_learnt, unseen_groups
-
-KINDS = ("score", "good")
-ACCEPTABLE = GRADES[1:]
-GROUP_BY = ("near_duplicates", "prompt", "creator")
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Demand:
                 raise UserError(f"{name} {getattr(self, name)} is outside [0.5, 0.999]: give 0.9 or 0.95, say")
         if self.acceptable not in ACCEPTABLE:
             raise UserError(f"acceptable {self.acceptable!r} is not one of {', '.join(ACCEPTABLE)}: choose one")
-        if self.kind not in (None, *KINDS):
-            raise UserError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}: choose one")
+        if self.kind not in (None, *CERTIFICATE_KINDS):
+            raise UserError(f"kind {self.kind!r} is not one of {', '.join(CERTIFICATE_KINDS)}: choose one")
 
     @property
     def looks_at(self) -> str:
@@ -69,7 +66,7 @@ def make_certificate(
     consensus: str = "majority",
     cuts: tuple[float, float] | None = None,
     cache: Path = Path(".cache/features"),
-    group_by: Sequence[str] = GROUP_BY,
+    group_by: Sequence[str] = GROUP_KEYS,
     radius: int = RADIUS,
 ) -> tuple[Certificate, Reference]:
     """The certificate of a scorer's folder on a graded collection, without the artworks that the scorer has seen.
@@ -145,11 +142,6 @@ def read_grades(
     if chosen == "votes":
         return chosen, consensus(read_votes(root), method)
     return str(chosen), grades_from_ratings(read_ratings(root), {"quality": cuts or AGIQA3K_CUTS["quality"]})
-
-
-def default_scorer_folder() -> Path:
-    """As `scorer.default_scorer_path`, without torch."""
-    return Path(__file__).parents[1] / "assets" / "scorer"
 
 
 def _unseen(

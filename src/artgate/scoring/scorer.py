@@ -26,6 +26,7 @@ from artgate.scoring.calibration import Calibration
 from artgate.scoring.encoders import Encoder, build_encoder
 from artgate.scoring.heads import OrdinalHead
 from artgate.scoring.metrics import predicted_grade
+from artgate.scoring.shipped import default_scorer_path as default_scorer_path  # asked for together with `Scorer`
 from artgate.scoring.text_encoders import PROMPTED, TextEncoder, build_text_encoder, joint_dim, joint_features
 
 FORMAT = 1
@@ -212,11 +213,6 @@ class Scorer:
             **tuned,
             **({"prompted": _prompted_identity(self.prompted)} if self.prompted else {}),
         }
-
-
-def default_scorer_path() -> Path:
-    """Folder of the scorer that comes with the package."""
-    return Path(__file__).parents[1] / "assets" / "scorer"
 
 
 def _fingerprint(record: Mapping[str, Any]) -> str:
