@@ -98,7 +98,7 @@ def train(demo: Path) -> None:
     """A scorer on those grades."""
     _stage("train", "train a scorer on those grades (frozen ImageNet features, ordinal head, calibration)")
     run = demo / "train"
-    if not (run / "metrics.json").exists():
+    if not (run / "report.html").exists():  # the last of its files that tells of the scorer
         overrides = ["experiment=sample", f"data.root={demo / 'crawled'}", f"hydra.run.dir={run}", f"paths.cache={run}"]
         _run([sys.executable, "train.py", *overrides])
     _figures(f"scorer in {run / 'scorer'}")
