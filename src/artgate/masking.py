@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+# A tokenizer is none.
+SECRET = re.compile(r"key|token(?!i[sz]er)|secret|passw|credential", re.IGNORECASE)
 MASK = "(not written down)"
 
 
