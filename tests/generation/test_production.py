@@ -30,6 +30,7 @@ from artgate.generation.production import generate
 from artgate.generation.remaking import remake
 from artgate.generation.summary import VERDICTS
 from artgate.scoring.scorer import Scorer
+from benchmarks import kills
 
 Run = Callable[..., dict[str, Any]]
 
@@ -429,6 +430,68 @@ def test_a_disk_that_is_full_stops_the_run_with_what_is_saved(run: Run, everythi
     assert len(ledger(tmp_path)) == 2
     run(tmp_path, "target=12", "gate.threshold=0")
     assert_same_batch(tmp_path, everything)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing_and_cost_no_more_than_the_slots(
+    model: Path, scorer: Path, tmp_path: Path
+):
+    settings = (*kills.SETTINGS, f"diffusion.model={model}", f"scorer={scorer}")
+    found = kills.killed(tmp_path, kills=4, target=4, seed=1, settings=settings, preloaded=True)
+    assert found["kills"] == 4 and found["same_ledger"] and found["same_images"]
+    assert max(found["made_again_after_a_kill"]) <= kills.SLOTS
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """Mounts a file system of some MB; a skip where this user may not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(megabytes: int, *options: str) -> Path:
+        told = ",".join([f"size={megabytes}m", *options])
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", told, "tmpfs", disk], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
+
+
+def test_a_small_disk_that_fills_up_stops_the_run_and_tears_nothing(
+    run: Run, everything: Path, small_disk: Callable[..., Path]
+):
+    root = small_disk(1) / "batch"
+    with (root.parent / "others").open("wb") as other:
+        other.write(bytes(2**20 - 120 * 1024))  # room for a few artworks
+    with pytest.raises(
+        UserError, match=r"No space left on device: .*; make room or mend the access|could not be saved"
+    ):
+        run(root, "target=12", "gate.threshold=0")
+    decided = len(ledger(root))
+    assert 0 < decided < 12
+    assert_whole(root)
+    assert not list(root.rglob("*.tmp"))
+    small_disk(1, "remount", "ro")
+    with pytest.raises(
+        UserError, match=r"Read-only file system.* (give another batch_dir|make room or mend the access)"
+    ):
+        run(root, "target=12", "gate.threshold=0")
+    assert len(ledger(root)) == decided
+    small_disk(8, "remount", "rw")
+    run(root, "target=12", "gate.threshold=0")
+    assert_same_batch(root, everything)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_batch(tmp_path: Path):
+    from benchmarks.long_batch import resident_sizes
+
+    sizes = dict(resident_sizes(tmp_path, candidates=300, every=50))
+    assert (
+        sizes[300] - sizes[150] < 6
+    )  # MiB; one 64 px picture kept of each candidate would be 2, its latents and slot more
 
 
 def test_an_artwork_that_was_accepted_in_vain_is_taken_out(run: Run, tmp_path: Path):

@@ -298,7 +298,7 @@ def test_too_little_memory_halves_the_slots_and_begins_anew(loaded):
         told: list[int] = []
         sampler.on_shrinking = told.append
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + 60 * 2**20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (size + 16 * 2**20, resource.RLIM_INFINITY))
         outcomes = list(sampler.run([CROWD[0], CROWD[3]]))
         found = [(outcome.candidate.index, outcome.slots, digest(outcome.latents)) for outcome in outcomes]
         os.write(writer, json.dumps([told, found]).encode())
