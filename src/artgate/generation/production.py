@@ -36,6 +36,7 @@ from artgate.generation.signing import load_signing, sign_accepted
 from artgate.generation.summary import summarise, yields_in_words
 from artgate.generation.tracking import open_tracker
 from artgate.generation.upscaler_config import UpscalerConfig
+from artgate.generation.weighting import read_weights
 
 if TYPE_CHECKING:
     from artgate.generation.preview import Previewer
@@ -66,6 +67,7 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
         settings = calibration_settings(settings)
     _check_what_is_light(settings)
     source = CandidateSource(settings.prompts, settings.seed, settings.gate.group)
+    _check_weights(source)
     batch = Batch(_batch_dir(settings), asdict(settings))
     with contextlib.closing(batch), _unwritable_told(batch.root):
         try:
@@ -235,6 +237,14 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
     if settings.gate.kind == "certified":
         _check_certificate(settings)
     resolved_preview(settings)
+
+
+def _check_weights(source: CandidateSource) -> None:
+    """Refuse weights of words that no model would take, as far as a first prompt of each template shows them."""
+    for template in range(source.templates):
+        first = source.candidate(template * source.group, template)
+        read_weights(first.prompt)
+        read_weights(first.negative_prompt)
 
 
 def _check_certificate(settings: GenerateConfig) -> None:

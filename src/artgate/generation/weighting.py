@@ -10,11 +10,12 @@ of a prompt in which these words are masked.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from artgate.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 HEAVIEST = 3.0  # far above what gives pictures still: compel's authors find garbage from 1.6 on with Stable Diffusion 1
 
@@ -59,7 +60,7 @@ def plain(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def weigh(pieces: Sequence[Piece], tokenizer: Any, encoder: Any, last_but_one: bool) -> torch.Tensor:
+def weigh(pieces: Sequence[Piece], tokenizer: Any, encoder: Any, last_but_one: bool) -> "torch.Tensor":
     """Embeddings (1, T, D) of a CLIP text encoder, T the tokenizer's limit; what is beyond it is not read.
 
     last_but_one: of the layer that SDXL reads, instead of the last. Raises UserError for an encoder that is not CLIP's.
