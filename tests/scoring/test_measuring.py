@@ -86,6 +86,9 @@ def test_in_a_final_run_a_baseline_learns_from_the_other_folds():
         assert found[name][0] == pytest.approx([0, 0.5, 0.5]), name
         assert found[name][15] == pytest.approx([0.5, 0, 0.5]), name
     assert found["logistic_regression"][:10, 0] == pytest.approx(np.zeros(10)), "a grade that it never saw"
+    targets[:10, 1] = targets[10:20, 1]  # of the fold that is held out last, the others tell one grade alone
+    found = _baselines(graded, parts, examples, fit, held)
+    assert found["logistic_regression"][20:] == pytest.approx(np.tile([0, 1, 0], (10, 1)))
 
 
 @pytest.mark.parametrize(("told_by", "leaks"), [("the group", True), ("the artwork", False)])
@@ -126,6 +129,7 @@ def test_the_card_says_the_figures_with_their_intervals(run):
         "95 of 100",
     ):
         assert part in card, part
+    assert "epoch 7, and a kernel of opinions; calibrated" in card
     assert f"| one fresh rater | {run.metrics['ceiling']['person']['srcc']:.3f}" in card
     plain = {**run.metrics, "ceiling": None, "without": None, "group_gap": None, "other_aspects": {}}
     card = model_card(plain, {"kind": "embedded"}, None)

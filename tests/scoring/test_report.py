@@ -181,6 +181,7 @@ def test_people_stand_beside_the_scorer_where_there_are_votes(run, tmp_path):
         ("predictions.jsonl", '{"image_id": "a"}\n', "line 1 is not a prediction"),
         ("metrics.json", None, "is missing: name a folder"),
         ("metrics.json", "{", "is damaged: copy the run again"),
+        ("metrics.json", "{}", "metrics.json has no 'resampled': copy the run again"),
         ("scorer/scorer.json", "{}", "is damaged"),
         ("config.yaml", "data: [", "is damaged: name the collection with --collection"),
     ],

@@ -77,6 +77,7 @@ def what_it_is(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) ->
     data, encoder, head = metrics["data"], metrics["encoder"], metrics["head"]
     grades = ", ".join(f"{count} {grade}" for grade, count in data["grades"].items())
     parts = ", ".join(f"{name} {count}" for name, count in data["parts"].items())
+    networks = f"{head['kind']}, {head['members']} averaged, ordinal (CORN), epoch {head['epoch']}"
     settings = ", ".join(
         f"{key} {value}" for key, value in encoder_config.items() if value is not None and key != "device"
     )
@@ -84,7 +85,7 @@ def what_it_is(metrics: Mapping[str, Any], encoder_config: Mapping[str, Any]) ->
         "encoder": f"{encoder['name']} ({settings}), {encoder['features']} features",
         "its fingerprint": f"`{encoder['fingerprint']}`",
         **_fine_tuned(metrics.get("finetune"), head["epoch"]),
-        "head": f"{head['kind']}, {head['members']} averaged, ordinal (CORN), epoch {head['epoch']}; calibrated",
+        "head": f"{', and '.join([networks, *head.get('beside', ())])}; calibrated",
         "learnt from": (
             f"{data['artworks']} artworks with {data['graded_by']}: {grades}; digest `{data['digest'][:16]}`"
         ),

@@ -130,12 +130,15 @@ def _baselines(
         # In a final run each fold is held out in turn, else the test split, from what trains and what chooses.
         learnt = known & (np.isin(part, ["train", "val"]) if asked == "test" else (part != asked) & (part != ""))
         rows = held_rows[part[held_rows] == asked]
-        own = {"constant": np.tile(graded.targets[learnt, column].mean(0), (len(rows), 1))}
+        targets, made_by = graded.targets[learnt, column], np.array(graded.generators, dtype=object)
+        own = {"constant": np.tile(targets.mean(0), (len(rows), 1))}
         if column:
-            targets, made_by = graded.targets[learnt, column], np.array(graded.generators, dtype=object)
-            if len(np.unique(targets.argmax(1))) > 1:
-                own["logistic_regression"] = logistic_regression(features[learnt], targets, features[rows])
-            if any(made_by[learnt]):
+            # Of one grade there is no more to learn than that.
+            several = len(np.unique(targets.argmax(1))) > 1
+            own["logistic_regression"] = (
+                logistic_regression(features[learnt], targets, features[rows]) if several else own["constant"]
+            )
+            if any(graded.generators):
                 own["generator_majority"] = generator_majority(
                     made_by[learnt].tolist(), targets, made_by[rows].tolist()
                 )

@@ -87,7 +87,11 @@ def write_report(run: Path, collection: Collection | None = None) -> Path:
     metrics, told = _read(run)
     artworks = collection or _collection(run, told.settings)
     picks = pick_held(artworks, held["quality"])
-    write_atomic(run / FILE_NAME, render(artworks, metrics, held, picks, told))
+    try:
+        page = render(artworks, metrics, held, picks, told)
+    except KeyError as error:
+        raise UserError(f"{run / 'metrics.json'} has no {error}: copy the run again, or train again") from error
+    write_atomic(run / FILE_NAME, page)
     return run / FILE_NAME
 
 

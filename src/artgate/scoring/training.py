@@ -281,10 +281,16 @@ def _measure(
             "grades": _grade_counts(graded),
             "parts": dict(sorted(Counter(part or "left out" for part in parts).items())),
         },
-        "head": {**asdict(settings.head), "epoch": fit.epoch},
+        "head": {**asdict(settings.head), "epoch": fit.epoch, "beside": _beside(fit)},
         "calibration": asdict(fit.calibration),
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "features": encoder.dim},
     }
+
+
+def _beside(fit: "Fit") -> list[str]:
+    """What the head has beside its networks."""
+    parts = {"a kernel of opinions": fit.head.kernel, "a detector of damage": fit.head.detector}
+    return [name for name, part in parts.items() if part is not None]
 
 
 def _save(
