@@ -24,6 +24,7 @@ rank agreement with the final score.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -312,7 +313,7 @@ def confirm(given: argparse.Namespace, table: dict[str, Any]) -> None:
         print("nothing is rejected: nothing to confirm")
         return
     unpruned = read_ledger(given.folder / "trajectories")[: given.confirm]
-    root = given.folder / f"early-{hash(tuple(policy.items())) & 0xFFFF:04x}"
+    root = given.folder / f"early-{hashlib.sha256(json.dumps(policy).encode()).hexdigest()[:8]}"
     steps, thresholds = ",".join(policy), ",".join(map(repr, policy.values()))
     count = [f"target={given.confirm}", f"max_candidates={given.confirm}", f"seed={seed_beside(1)}", "gate.threshold=0"]
     begun = time.perf_counter()
