@@ -2,6 +2,7 @@
 
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import OneCycleLR
@@ -56,7 +57,7 @@ class _Learning(lightning.LightningModule):
         weight = seen.new_tensor(DAMAGED_WEIGHT)
         return binary_cross_entropy_with_logits(seen, damaged.expand_as(seen), pos_weight=weight) * len(seen)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         learning = self.detector.members.parameters()
         optimizer = torch.optim.AdamW(learning, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
