@@ -8,7 +8,6 @@ only one generator's, which the certificate's data do not have; or the same imag
 """
 
 import argparse
-import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from artgate.artworks.importers import import_agiqa3k
 from artgate.scoring.drift import Reference, alarm, drift_p_value, make_reference
 from artgate.scoring.encoders import Encoder
 from artgate.scoring.features import extract_features
+from artgate.scoring.renditions import recompressed
 from artgate.scoring.scorer import Scorer, default_scorer_path
 from artgate.scoring.splits import leakage_groups
 
@@ -130,15 +130,8 @@ def one_each(groups: np.ndarray, rows: np.ndarray, draw: np.random.Generator) ->
     return chosen
 
 
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """As it comes back from a JPEG file."""
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=quality)
-    return Image.open(io.BytesIO(data.getvalue())).convert("RGB")
-
-
 CHANGES: dict[str, Change] = {
-    "JPEG quality 30": lambda image: jpeg(image, 30),
+    "JPEG quality 30": lambda image: recompressed(image, "JPEG", 30),
     "blurred by 1 pixel": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
     "256 pixels": lambda image: image.resize((256, 256), Image.Resampling.LANCZOS),
     "768 pixels": lambda image: image.resize((768, 768), Image.Resampling.BICUBIC),
