@@ -28,6 +28,8 @@ GIVEN = {
     "upscaler=file": ["upscaler.weights.path=some.pth"],
     "basemap=background": ["basemap.files=[some/folder]"],
     "gate=certified": ["gate.certificate=some/folder"],
+    "preview=calibrated": ["preview.file=some.json"],
+    "preview=thresholds": ["preview.steps=[5]", "preview.thresholds=[0.2]"],
     # What is not for the default, which is distilled.
     **{f"scheduler={name}": ["diffusion=sd15"] for name in ("ddim", "dpmpp_2m_karras", "euler_ancestral", "unipc")},
     **{f"scheduler={name}": ["diffusion=sdxl_turbo"] for name in ("turbo", "euler_trailing")},
