@@ -13,7 +13,7 @@ from parsel import Selector
 from PIL import Image
 
 from artgate.errors import UserError
-from artgate.generation.gallery import MOST_SHOWN, write_gallery
+from artgate.generation.gallery import MOST_SHOWN, _score, write_gallery
 from artgate.generation.gallery_pictures import keep_thumbnail
 
 HOSTILE = [
@@ -283,6 +283,24 @@ def test_a_failure_after_the_gate_has_a_score_and_is_only_a_failure(tmp_path):
     assert [card.attrib["data-index"] for card in page.css("li.card")] == ["0"]
     assert "upscale: RuntimeError: no" in text(page.css(".fails"))
     assert page.css(".bars > span")[23].attrib["title"] == "0.479 to 0.5: 1 accepted, 0 rejected"
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (1.0, "1.00"),
+        (0.5, "0.50"),
+        (0.1, "0.10"),
+        (0.0081, "0.0081"),
+        (0.05, "0.05"),
+        (6.83e-5, "0.000068"),
+        (1e-12, "0"),
+    ],
+)
+def test_scores_are_told_without_exponents(score, told):
+    assert _score(score) == told
 
 
 def test_small_scores_can_be_told_apart(tmp_path):

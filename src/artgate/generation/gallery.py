@@ -6,6 +6,7 @@ Whatever the ledger holds is text on it, cleaned and escaped.
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ TITLES = {ACCEPTED: "Accepted", REJECTED: "Rejected", EARLY: "Left early", FAILE
 NARROWEST, WIDEST = 0.42, 2.6
 ROW_HEIGHT, LOWEST_ROW, HIGHEST_ROW = 250, 170, 360  # pixels: of square pictures, of wide and of high ones
 UNKNOWN = "–"
+MOST_DIGITS = 9
 
 Line = Mapping[str, Any]
 
@@ -225,13 +227,21 @@ def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if gate["kind"] == "best_of":
         floor = f", if they score {gate['threshold']:g} or more" if gate["threshold"] else ""
         return f"the best {gate['keep']} of every {gate['of']}{floor}"
-    return f"{'P(good)' if gate['kind'] == 'good' else 'a score'} of {gate['threshold']:g} or more"
+    return f"{'P(good)' if gate['kind'] == 'good' else 'a score'} of {_plain(gate['threshold'])} or more"
+
+
+def _plain(number: float) -> str:
+    """As it was given, without an exponent."""
+    return f"{number:.{MOST_DIGITS}f}".rstrip("0").rstrip(".")
 
 
 def _score(score: float | None) -> str:
+    """Two figures, and never an exponent: 0.52, 0.0081, 0.000068. Of small scores the order shows too."""
     if score is None:
         return UNKNOWN
-    return f"{score:.2f}" if score >= 0.1 else f"{score:.2g}"  # the order of small scores shows too
+    leading = 2 if score >= 0.1 else min(1 - math.floor(math.log10(score)), MOST_DIGITS) if score > 0 else 0
+    told = f"{score:.{leading}f}"
+    return told if score >= 0.1 or "." not in told else told.rstrip("0").rstrip(".")
 
 
 def _duration(seconds: float | None) -> str:

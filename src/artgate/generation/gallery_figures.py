@@ -10,7 +10,7 @@ from artgate.generation.gallery_lines import ACCEPTED, EARLY, FAILED, LARGEST, R
 from artgate.generation.summary import wilson_interval
 
 BINS = 24
-HISTOGRAM_TOPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+HISTOGRAM_TOPS = (*(float(f"{first}e{power}") for power in range(-7, 0) for first in (1, 2, 5)), 1.0)
 LONGEST_LABEL = 160
 MOST_PROMPTS = 60  # prompts that differ; beyond, the rest are one row
 
