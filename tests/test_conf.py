@@ -12,6 +12,7 @@ from artgate.generation.basemap import BasemapConfig, build_basemap
 from artgate.generation.config import ApplicationConfig, GateConfig, GenerateConfig
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import build_gate
+from artgate.generation.preview_config import PreviewConfig
 from artgate.generation.prompts import CandidateSource, PromptsConfig
 from artgate.generation.sizes import generated_size
 from artgate.generation.upscaler_config import UpscalerConfig
@@ -28,6 +29,8 @@ GIVEN = {
     "upscaler=file": ["upscaler.weights.path=some.pth"],
     "basemap=background": ["basemap.files=[some/folder]"],
     "gate=certified": ["gate.certificate=some/folder"],
+    "preview=calibrated": ["preview.file=some/calibration.json"],
+    "preview=thresholds": ["preview.steps=[4]", "preview.thresholds=[0.1]"],
     "preview=calibrated": ["preview.file=some.json"],
     "preview=thresholds": ["preview.steps=[5]", "preview.thresholds=[0.2]"],
     # What is not for the default, which is distilled.
@@ -74,6 +77,7 @@ def test_a_choice_of_generate_is_what_its_schema_takes(choice: str):
     diffusion = validated(DiffusionConfig, settings.diffusion, "diffusion")
     assert diffusion.licence and (diffusion.download_gb > 0 or diffusion.name in ("embedded", "local"))
     validated(UpscalerConfig, settings.upscaler, "upscaler")
+    validated(PreviewConfig, settings.preview, "preview")
     candidate = CandidateSource(settings.prompts, settings.seed)[0]
     assert candidate.prompt
     basemap = validated(BasemapConfig, settings.basemap, "basemap")
