@@ -29,8 +29,6 @@ GIVEN = {
     "upscaler=file": ["upscaler.weights.path=some.pth"],
     "basemap=background": ["basemap.files=[some/folder]"],
     "gate=certified": ["gate.certificate=some/folder"],
-    "preview=calibrated": ["preview.file=some/calibration.json"],
-    "preview=thresholds": ["preview.steps=[4]", "preview.thresholds=[0.1]"],
     "preview=calibrated": ["preview.file=some.json"],
     "preview=thresholds": ["preview.steps=[5]", "preview.thresholds=[0.2]"],
     # What is not for the default, which is distilled.
