@@ -43,6 +43,13 @@ def test_precision_at_every_yield_by_hand():
     assert [point.passed for point in curve] == sorted(point.passed for point in curve)
 
 
+def test_a_curve_may_be_that_of_thresholds_on_the_probability_of_good():
+    probabilities = np.array([[0.5, 0.0, 0.5], [0.0, 0.8, 0.2], [0.1, 0.8, 0.1]] * 10)
+    curve = precision_and_yield(probabilities, np.array([2, 0, 0] * 10), Resamples(list("ab" * 15), 50, 0), "good")
+    assert (curve[0].threshold, curve[0].precision) == (0.5, 1), "though it scores less than the next"
+    assert curve[-1].threshold == pytest.approx(0.1) and curve[-1].precision == pytest.approx(1 / 3)
+
+
 def test_few_artworks_still_have_a_curve():
     probabilities = np.array([[0.2, 0.2, 0.6], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]])
     (only,) = precision_and_yield(probabilities, np.array([2, 0, 2]), Resamples(["a", "b", "c"], 50, 0))

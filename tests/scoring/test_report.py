@@ -129,6 +129,11 @@ def test_a_certificate_is_told_and_drawn_where_it_is_of_the_curve(run, monkeypat
     for part in ("0.612", "83.0", "21.0", "321 labels", "but for 4"):
         assert part in drawn.text, part
     assert any("sure" in (circle.get("class") or "") for circle in drawn.of("circle"))
+    assert "score at least" in drawn.text
+    found[0] = SimpleNamespace(**{**vars(certificate), "kind": "good"})
+    drawn = Page(write_report(run.folder).read_text())
+    assert "P(good) at least" in drawn.text and "a gate on P(good)" in drawn.text
+    assert any("sure" in (circle.get("class") or "") for circle in drawn.of("circle"))
     found[0] = SimpleNamespace(**{**vars(certificate), "acceptable": "average"})
     told = Page(write_report(run.folder).read_text())
     assert "average or better" in told.text, "of another precision than the curve's"

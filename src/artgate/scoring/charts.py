@@ -74,12 +74,16 @@ def reliability_of_grades(probabilities: np.ndarray, graded: np.ndarray) -> list
     return charts
 
 
-def precision_and_yield(probabilities: np.ndarray, graded: np.ndarray, resamples: Resamples) -> list[Passing]:
+def precision_and_yield(
+    probabilities: np.ndarray, graded: np.ndarray, resamples: Resamples, kind: str = "score"
+) -> list[Passing]:
     """What thresholds on the score would do on N artworks, from the strictest that accepts a few to one that takes all.
 
-    probabilities: (N, K). graded: (N,). The intervals hold for one threshold that was chosen beforehand, not for all.
+    probabilities: (N, K). graded: (N,). kind: "score", or "good" for thresholds on P(good), as in a gate. The intervals
+    hold for one threshold that was chosen beforehand, not for all.
     """
-    scores, good = expected_grade(probabilities) / (len(GRADES) - 1), graded == len(GRADES) - 1
+    scores = probabilities[:, -1] if kind == "good" else expected_grade(probabilities) / (len(GRADES) - 1)
+    good = graded == len(GRADES) - 1
     order = np.argsort(-scores, kind="stable")
     least = min(LEAST_ACCEPTED, len(order))
     counts = np.unique(np.linspace(least, len(order), YIELDS).astype(int))

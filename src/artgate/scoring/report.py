@@ -108,7 +108,9 @@ def render(
     quality = held["quality"]
     graded = quality.targets.argmax(1)
     resamples = Resamples(quality.groups, metrics["resampled"]["resamples"], metrics["seed"])
-    curve = precision_and_yield(quality.probabilities, graded, resamples)
+    on_the_curve = told.certificate is not None and told.certificate.acceptable == GRADES[-1]
+    kind = told.certificate.kind if told.certificate and on_the_curve else "score"
+    curve = precision_and_yield(quality.probabilities, graded, resamples, kind)
     templates = environment(Path(__file__).parent)
     templates.filters.update(line=one_line, text=clean_text)
     return templates.get_template("report.html.j2").render(
@@ -130,8 +132,8 @@ def render(
             min(curve, key=lambda point: abs(point.threshold - at)) for at in NAMED_THRESHOLDS if _within(curve, at)
         ],
         certified=told.certificate,
-        on_the_curve=told.certificate is not None
-        and (told.certificate.kind, told.certificate.acceptable) == ("score", GRADES[-1]),
+        on_the_curve=on_the_curve,
+        gate="P(good)" if kind == "good" else "score",
         best={grade: _shown(collection, chosen) for grade, chosen in picks.best.items()},
         worst={grade: _shown(collection, chosen) for grade, chosen in picks.worst.items()},
         mistakes=_shown(collection, picks.mistakes),
