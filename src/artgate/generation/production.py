@@ -188,7 +188,7 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     summary = summarise(batch.lines, sessions, asdict(settings), models, gate.told(), waiting)
     if settings.mode == "generate":
         summary["diversity"] = diversity(batch.lines)
-    if settings.preview["kind"] != "none":
+    if settings.preview["kind"] not in ("none", "watch"):
         summary["preview"] = previews_told(batch.lines, summary, resolved_preview(settings)[1])
     if settings.mode == "calibrate":
         summary["complete"] = len(batch.lines) >= settings.n
