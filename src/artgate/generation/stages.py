@@ -158,7 +158,14 @@ def _scored(
             unsafe = stages.safety(picture)
             seconds[stage] = time.perf_counter() - begun
             if unsafe:  # neither scored nor kept
-                return Outcome(item.candidate, rejected=unsafe, evaluations=item.evaluations, seconds=seconds)
+                return Outcome(
+                    item.candidate,
+                    evaluations=item.evaluations,
+                    seconds=seconds,
+                    rejected=unsafe,
+                    previews=_in_brief(item.previews),
+                    slots=item.slots,
+                )
         stage, begun = "score", time.perf_counter()
         features = stages.scorer.encoder.encode_images([picture])  # (1, D)
         score: Score = stages.scorer.score_features(features)[0]
