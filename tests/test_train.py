@@ -15,6 +15,8 @@ from PIL import Image
 
 from artgate.artworks.sample import planted_grades
 from artgate.config import validated
+from wandb_files import artifacts, runs
+
 from artgate.errors import UserError
 from artgate.labels.consensus import consensus
 from artgate.labels.grades import GRADES
@@ -110,6 +112,15 @@ def test_wandb_has_the_run_offline(finished):
         assert any(name.startswith(f"{table}_") and name.endswith(".table.json") for name in media), table
     (page,) = (finished[0] / "wandb").glob("offline-run-*/files/media/html/report_*.html")
     assert page.read_text() == (finished[0] / "report.html").read_text()
+
+
+def test_the_scorer_knows_the_artifact_that_was_logged_of_it(finished):
+    from artgate.scoring.tracking import logged_scorer
+
+    (run,) = runs(finished[0])
+    (logged,) = [artifact for artifact in artifacts(run) if artifact.type == "model"]
+    found = logged_scorer(finished[0] / "scorer")
+    assert found is not None and (found.name, found.digest) == (logged.name, logged.digest)
 
 
 def test_no_secret_is_written_down(finished):
