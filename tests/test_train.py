@@ -12,11 +12,10 @@ import pytest
 from graded_sample import graded_copy
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from wandb_files import artifacts, runs
 
 from artgate.artworks.sample import planted_grades
 from artgate.config import validated
-from wandb_files import artifacts, runs
-
 from artgate.errors import UserError
 from artgate.labels.consensus import consensus
 from artgate.labels.grades import GRADES
