@@ -225,7 +225,7 @@ def test_no_gradient_stands_out_where_tiles_of_a_deep_network_meet():
 
 @pytest.mark.slow
 def test_a_4k_screen_takes_little_memory_beyond_what_there_was():
-    """In a process of its own; a deep network's tile takes 0.9 GB (`benchmarks.upscale --screen`)."""
+    """In a process of its own; a deep network takes 1.3 GB (`benchmarks.upscale --screen`)."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         _, extra, size = pool.apply(enlarged_apart, (COMPACT,))
     assert size == (3840, 2160)
