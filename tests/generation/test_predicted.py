@@ -11,8 +11,14 @@ from artgate.generation.schedulers import SCHEDULERS, make_scheduler
 
 TRAINED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-UNKNOWN = {("heun", "sample"), ("euler_ancestral", "sample")}  # diffusers' own do not know it
-CASES = [(name, kind) for name in SCHEDULERS for kind in PREDICTIONS if (name, kind) not in UNKNOWN]
+# diffusers' own do not know it
+NO_SAMPLES = ("HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+CASES = [
+    (name, kind)
+    for name in SCHEDULERS
+    for kind in PREDICTIONS
+    if kind != "sample" or SCHEDULERS[name][0] not in NO_SAMPLES
+]
 
 
 def own_words(scheduler, output, timestep, sample) -> torch.Tensor:
