@@ -36,6 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="a picture to enlarge the middle of; without it, a painted one")
     parser.add_argument("--side", type=int, default=160, help="of what is enlarged, in pixels")
+    parser.add_argument("--height", type=int, help="of what is enlarged, else as its width")
+    parser.add_argument("--tile", type=int, help="of the tiled rows, else half the side")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--weights", nargs="*", choices=EMBEDDED, default=list(EMBEDDED))
     parser.add_argument("--threads", type=int, default=2)
@@ -47,33 +49,35 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     picture = middle(Image.open(arguments.image).convert("RGB") if arguments.image else painted(), arguments.side)
+    picture = picture.crop((0, 0, arguments.side, arguments.height or arguments.side))
+    tile = max(16, arguments.tile or arguments.side // 2)
     print(f"{arguments.side} px, {arguments.threads} threads, medians of {arguments.repeats}")
     print(f"{'weights':26}{'engine':32}{'seconds':>9}{'ratio':>8}{'largest':>9}{'mean':>8}{'seams':>8}")
     for weights in arguments.weights:
-        report(weights, picture, arguments.repeats)
+        report(weights, picture, tile, arguments.repeats)
 
 
-def report(weights: str, picture: Image.Image, repeats: int) -> None:
-    engines = build(weights, picture.width)
+def report(weights: str, picture: Image.Image, tile: int, repeats: int) -> None:
+    engines = build(weights, max(picture.size), tile)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     pictures: dict[str, np.ndarray] = {}
-    for name, upscaler in [*engines.items()] * repeats:
+    for name, upscaler in [*engines.items()] * (repeats + 1):  # the first round warms up
         begun = time.process_time()
         pictures[name] = np.asarray(upscaler(picture)).astype(np.float64)
         seconds[name].append(time.process_time() - begun)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     for name, median in medians.items():
         difference = np.abs(pictures[name] - pictures[OURS])
         ratio = median / medians.get(THEIRS, medians[OURS])
-        seam = seams(pictures[name], pictures[OURS], picture.width)
+        seam = seams(pictures[name], pictures[OURS], picture.size, tile)
         print(f"{weights:26}{name:32}{median:9.2f}{ratio:8.2f}{difference.max():9.0f}{difference.mean():8.3f}", end="")
         print(f"{seam:8.3f}", flush=True)
 
 
-def build(weights: str, side: int) -> dict[str, Upscaler]:
-    """Each engine untiled, ours in four tiles with surroundings as by default, and cut hard as a warning."""
+def build(weights: str, side: int, tile: int) -> dict[str, Upscaler]:
+    """Each engine untiled, ours in tiles with surroundings as by default, and cut hard as a warning."""
     base = {"name": weights, "weights": {"embedded": weights}, "device": "cpu", "tile": max(16, side)}
-    tiled = base | {"tile": max(16, side // 2)}
+    tiled = base | {"tile": tile}
     settings = {
         OURS: base,
         "spandrel tiled": tiled,
@@ -88,14 +92,14 @@ def build(weights: str, side: int) -> dict[str, Upscaler]:
     return {name: build_upscaler(cfg) for name, cfg in settings.items()}
 
 
-def seams(enlarged: np.ndarray, untiled: np.ndarray, side: int) -> float:
-    """Mean gradient across the borders of four tiles over that of the untiled picture."""
-    scale = len(untiled) // side
-    borders = [span.start * scale for span in spans(side, Tiling(max(16, side // 2), 0, 0))[1:]]
+def seams(enlarged: np.ndarray, untiled: np.ndarray, size: tuple[int, int], tile: int) -> float:
+    """Mean gradient across the tiles' borders over that of the untiled picture."""
+    scale = len(untiled) // size[1]
+    borders = [[span.start * scale for span in spans(length, Tiling(tile, 0, 0))[1:]] for length in size]
 
     def across(pixels: np.ndarray) -> float:
-        steps = [np.abs(pixels[border] - pixels[border - 1]) for border in borders]
-        steps += [np.abs(pixels[:, border] - pixels[:, border - 1]) for border in borders]
+        steps = [np.abs(pixels[:, border] - pixels[:, border - 1]).mean() for border in borders[0]]
+        steps += [np.abs(pixels[border] - pixels[border - 1]).mean() for border in borders[1]]
         return float(np.mean(steps))
 
     return across(enlarged) / across(untiled)
