@@ -36,7 +36,8 @@ format: $(DEV_READY) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(DEV_READY) ## run every benchmark, one after another (long)
-	@for name in active_learning crawl duplicates features head_training labels labelling precisions scoring upscale; do \
+	@for name in active_learning allocation cost_per_accepted crawl denoisers duplicates features gallery head_training kills labels \
+		labelling long_batch precisions scoring small_then_large upscale; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment and the caches (never data/ or outputs/)

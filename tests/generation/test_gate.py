@@ -35,6 +35,11 @@ def test_the_good_gate_looks_at_the_probability_of_good_alone():
     assert gate.decide(Scored(0.1, good=0.6)).accepted
 
 
+def test_small_numbers_are_told_with_two_digits():
+    assert Gate("score", 0.000009).decide(Scored(0.0000031)).reason == "score 0.0000031 < threshold 0.0000090"
+    assert Gate("score", 0.0).decide(Scored(0.0)).reason == "score 0.00 >= threshold 0.00"
+
+
 @pytest.mark.parametrize("score", [0.4999, 0.49999999])
 def test_a_reason_never_says_that_a_number_is_below_itself(score: float):
     verdict = Gate("score", 0.5).decide(Scored(score))

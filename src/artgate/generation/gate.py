@@ -1,5 +1,6 @@
 """The gate: accept a scored candidate, or say why not."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def _against_threshold(name: str, value: float, threshold: float) -> Verdict:
 
 
 def _digits_to_tell_apart(value: float, threshold: float) -> int:
-    """Two decimals, or as many as it takes that "0.50 < 0.50" is never said."""
-    enough = (d for d in range(2, 17) if value == threshold or f"{value:.{d}f}" != f"{threshold:.{d}f}")
+    """Two decimals, or as many as show two digits of the smaller, and that "0.50 < 0.50" is never said."""
+    smaller = min((number for number in (value, threshold) if number > 0), default=1.0)
+    least = max(2, 1 - math.floor(math.log10(smaller)))
+    enough = (d for d in range(least, 17) if value == threshold or f"{value:.{d}f}" != f"{threshold:.{d}f}")
     return next(enough, 17)
