@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from batches import build_scorer, composed, configured, ledger
 from PIL import Image
 from tiny_models import build_tiny
@@ -37,23 +36,7 @@ QUICK = ("diffusion.steps=4", "near_duplicates.radius=null", "near_duplicates.di
 CALIBRATE = ("mode=calibrate", "n=12", "max_loss=0.6", "confidence=0.5", "preview.steps=[1,2]")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As a run on one core has it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory) -> Path:
-    return build_scorer(tmp_path_factory.mktemp("scorer"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import build_scorer, configured, ledger
-from tiny_models import build_tiny
+from batches import configured, ledger
 
 from artgate.errors import UserError
 from artgate.generation.certified import CertifiedGate
@@ -118,16 +117,6 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict, told: s
     with pytest.raises(UserError) as error:
         GateConfig(**settings)
     assert told in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory) -> Path:
-    return build_scorer(tmp_path_factory.mktemp("scorer"))
 
 
 @pytest.fixture(scope="module")

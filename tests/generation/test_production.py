@@ -20,7 +20,6 @@ import torch
 from batches import build_scorer, configured, ledger
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import build_tiny
 
 from artgate.artworks.collection import Collection
 from artgate.artworks.parameters import embed_png, read_parameters
@@ -35,23 +34,7 @@ from benchmarks import kills
 Run = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """A forked child may not enter the parent's thread pool, and the last bits depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory) -> Path:
-    return build_scorer(tmp_path_factory.mktemp("scorer"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

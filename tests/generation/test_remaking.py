@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import build_scorer, composed, configured, ledger
+from batches import composed, configured, ledger
 from PIL import Image
 from sd_parsers import ParserManager
-from tiny_models import build_tiny
 
 from artgate.artworks.decode import decode
 from artgate.artworks.parameters import read_parameters
@@ -31,22 +30,7 @@ from artgate.generation.schedulers import SCHEDULERS
 FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return build_tiny("sd1", tmp_path_factory.mktemp("model") / "sd1")
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory) -> Path:
-    return build_scorer(tmp_path_factory.mktemp("scorer"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from batches import build_scorer, configured, ledger
+from batches import configured, ledger
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import add_safety_checker, build_tiny
@@ -19,11 +19,6 @@ from artgate.generation.production import generate
 from artgate.generation.safety import REASON, load_safety_checker
 
 BAD = 2  # the candidate whose picture the checker rejects
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory) -> Path:
-    return build_scorer(tmp_path_factory.mktemp("scorer"))
 
 
 @pytest.fixture(scope="module")
