@@ -276,6 +276,16 @@ def test_a_start_that_failed_leaves_no_folder(tmp_path: Path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_start_that_failed_leaves_what_an_earlier_one_made(tmp_path: Path):
+    """Killed before anything was decided, then stopped while it loaded: the same command still goes on."""
+    for _ in range(2):
+        batch = Batch(tmp_path, {"target": 4})
+        (tmp_path / "models.json").write_text("{}")
+        batch.close()
+        batch.discard()
+    assert json.loads((tmp_path / "config.json").read_text()) == {"target": 4}
+
+
 def test_wilson_interval_against_published_values():
     # Newcombe 1998, table I, method 3
     for successes, trials, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:

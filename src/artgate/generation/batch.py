@@ -115,12 +115,12 @@ class Batch:
         self._lock.release()
 
     def discard(self) -> None:
-        """Take back a folder in which nothing was decided, so that a start that failed leaves nothing behind."""
-        if not self.begun:
+        """Take back a folder that holds nothing but its configuration: a start that failed leaves nothing behind."""
+        others = {path.name for path in self.root.iterdir()} - {CONFIG, LOCK}
+        if not others:  # what an earlier start left is no batch folder any more without its configuration
             (self.root / CONFIG).unlink(missing_ok=True)
             (self.root / LOCK).unlink(missing_ok=True)
-            if not any(self.root.iterdir()):
-                self.root.rmdir()
+            self.root.rmdir()
 
     def _settle_config(self, config: dict[str, Any]) -> None:
         kept = self.root / CONFIG
