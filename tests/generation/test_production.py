@@ -484,7 +484,10 @@ def test_an_artwork_that_was_accepted_in_vain_is_taken_out(run: Run, tmp_path: P
     data = embed_png(Image.new("RGB", (64, 64)), "a stray")
     stray = collection.add(data, artwork.provenance)
     own = collection.add(embed_png(Image.new("RGB", (64, 64)), "put in by hand"))
+    killed = tmp_path / "accepted" / "sidecars" / f"{stray.image_id}.json"
+    killed.write_text("{}")
     run(tmp_path, "target=2", "gate.threshold=0")
+    assert not killed.exists()
     left = {artwork.image_id for artwork in Collection(tmp_path / "accepted")}
     assert stray.image_id not in left and own.image_id in left and set(accepted_ids(tmp_path)) < left
 

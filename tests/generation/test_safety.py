@@ -16,7 +16,7 @@ from artgate.artworks.collection import Collection
 from artgate.errors import UserError
 from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.production import generate
-from artgate.generation.safety import REASON, load_safety_checker
+from artgate.generation.safety import REASON, SafetyChecker, load_safety_checker
 
 BAD = 2  # the candidate whose picture the checker rejects
 
@@ -75,6 +75,27 @@ def test_it_has_no_place_in_a_group_of_which_the_best_is_kept(checked: Path, sco
     bad = [line for line in ledger(tmp_path) if line["reason"] == REASON]
     others = [line["reason"] for line in ledger(tmp_path) if line["reason"] != REASON]
     assert all(f"of {5 - len(bad)}, best 1" in reason for reason in others)
+
+
+def test_what_it_rejects_at_the_end_did_not_leave_early(checked: Path, scorer: Path, tmp_path: Path):
+    previews = ["preview=thresholds", "preview.steps=[1]", "preview.thresholds=[0]"]
+    summary = generate(configured(checked, scorer, tmp_path, "target=4", "gate.threshold=0", *previews))
+    bad = ledger(tmp_path)[BAD]
+    assert bad["reason"] == REASON and len(bad["previews"]) == 1 and "preview" not in bad
+    assert summary["preview"]["left"] == summary["verdicts"]["preview"] == 0
+
+
+def test_where_it_fails_on_a_preview_the_candidate_is_recorded_and_skipped(
+    checked: Path, scorer: Path, tmp_path: Path, monkeypatch
+):
+    def broken(self, picture):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(SafetyChecker, "__call__", broken)
+    previews = ["preview=thresholds", "preview.steps=[1]", "preview.thresholds=[1]"]
+    summary = generate(configured(checked, scorer, tmp_path, "target=1", "max_candidates=2", *previews))
+    assert [line["reason"] for line in ledger(tmp_path)] == ["safety: RuntimeError: no such operator"] * 2
+    assert summary["failed"] == 2
 
 
 def test_off_has_to_be_said(plain, checked: Path, scorer: Path, tmp_path: Path):

@@ -72,7 +72,7 @@ class Records:
         kept = {line["image_id"] for line in lines}
         made_here = [artwork for artwork in self.collection if artwork.provenance.source == "artgate"]
         self.collection.purge(artwork.image_id for artwork in made_here if artwork.image_id not in kept)
-        for path in (self.root / SMALL).iterdir():
+        for path in [*(self.root / SMALL).iterdir(), *(self.root / ACCEPTED / SIDECARS).glob("*.json")]:
             if path.stem not in kept:
                 path.unlink()
 
@@ -167,6 +167,8 @@ def _as_png(picture: Image.Image) -> bytes:
 def _line(outcome: Outcome, verdict: Verdict | None) -> Line:
     """The ledger line of what needs no picture kept."""
     candidate, score = outcome.candidate, outcome.score
+    # What a safety checker rejects at the end has previews, too, that let it pass.
+    left_early = outcome.previews if (outcome.rejected or "").startswith("preview") else None
     return {
         **asdict(candidate),
         "status": "failed" if verdict is None else "accepted" if verdict.accepted else "rejected",
@@ -180,5 +182,5 @@ def _line(outcome: Outcome, verdict: Verdict | None) -> Line:
         "seconds": outcome.seconds,
         **({"point": outcome.point} if outcome.point is not None else {}),
         **({"previews": outcome.previews} if outcome.previews else {}),
-        **({"preview": {**outcome.previews[-1], "picture": None}} if outcome.rejected and outcome.previews else {}),
+        **({"preview": {**left_early[-1], "picture": None}} if left_early else {}),
     }

@@ -130,9 +130,23 @@ def _failed(item: Failed, seconds: dict[str, float]) -> Outcome:
     return Outcome(item.candidate, error=f"{item.stage}: {item.error}", evaluations=item.evaluations, seconds=seconds)
 
 
+def _failed_at(
+    stage: str, error: Exception, stages: Stages, item: Finished | Left, seconds: dict[str, float]
+) -> Outcome:
+    if is_out_of_memory(error):
+        stages.sampler.short_of_memory()
+    message = f"{stage}: {in_words(error)}"
+    return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
+
+
 def _left(stages: Stages, item: Left, seconds: dict[str, float]) -> Outcome:
-    last = item.previews[-1]
-    unsafe = stages.safety(last.picture) if stages.safety else None
+    last, begun = item.previews[-1], time.perf_counter()
+    try:
+        unsafe = stages.safety(last.picture) if stages.safety else None
+    except Exception as error:  # whatever is wrong with one candidate must not end the batch
+        return _failed_at("safety", error, stages, item, seconds)
+    if stages.safety:
+        seconds["safety"] = time.perf_counter() - begun
     return Outcome(
         item.candidate,
         None if unsafe else last.picture,
@@ -174,10 +188,7 @@ def _scored(
         if not math.isfinite(score.score):
             raise ValueError(f"the score is {score.score}")
     except Exception as error:  # whatever is wrong with one candidate must not end the batch
-        if is_out_of_memory(error):
-            stages.sampler.short_of_memory()
-        message = f"{stage}: {in_words(error)}"
-        return Outcome(item.candidate, error=message, evaluations=item.evaluations, seconds=seconds)
+        return _failed_at(stage, error, stages, item, seconds)
     return Outcome(
         item.candidate,
         picture,
