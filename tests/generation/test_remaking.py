@@ -1,5 +1,6 @@
 """An accepted artwork is made again from its sidecar; what is not as it was is named."""
 
+import contextlib
 import io
 import json
 import math
@@ -147,7 +148,8 @@ def test_a_sidecar_alone_makes_the_artwork_and_says_what_cannot_be_compared(enla
     alone = tmp_path / "a" / "b" / "told.json"
     alone.parent.mkdir(parents=True)
     shutil.copyfile(enlarged["png"], alone)
-    run(composed("generate", "mode=remake", f"sidecar={alone}", f"outputs={tmp_path}"))
+    with contextlib.chdir(alone.parent):  # named without any folder
+        run(composed("generate", "mode=remake", f"sidecar={alone.name}", f"outputs={tmp_path}"))
     assert (tmp_path / "remade" / artwork_of(enlarged["png"]).name).exists()
     assert "bit-identical\nas delivered: nothing to compare with" in capsys.readouterr().out
     told = json.loads(alone.read_text())
@@ -163,6 +165,10 @@ def test_a_sidecar_alone_makes_the_artwork_and_says_what_cannot_be_compared(enla
         ("{", "is damaged"),
         ("[1]", "holds .* and no JSON object"),
         ('{"image_id": "a", "candidate": {}, "models": {}}', "is no sidecar of an accepted artwork: it has no config"),
+        (
+            '{"image_id": "../../a", "candidate": {}, "models": {}, "config": {}}',
+            "image_id '../../a', which is not 64 hex digits",
+        ),
     ],
 )
 def test_what_is_no_sidecar_is_refused(tmp_path: Path, content: str | None, message: str):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from artgate.artworks.artwork import EXTENSIONS
+from artgate.artworks.artwork import EXTENSIONS, IMAGE_ID
 from artgate.artworks.decode import SUFFIXES, Refused, decode
 from artgate.artworks.files import write_atomic
 from artgate.config import validated
@@ -103,6 +103,9 @@ def read_sidecar(sidecar: Path) -> dict[str, Any]:
     missing = [key for key in ("image_id", "candidate", "models", "config") if key not in told]
     if missing:
         raise UserError(f"{sidecar} is no sidecar of an accepted artwork: it has no {missing[0]}")
+    # The name of a file is made of it: it must not lead elsewhere.
+    if not isinstance(told["image_id"], str) or not IMAGE_ID.fullmatch(told["image_id"]):
+        raise UserError(f"{sidecar} has image_id {told['image_id']!r}, which is not 64 hex digits: restore the sidecar")
     return told
 
 
@@ -208,13 +211,14 @@ def _destination(settings: GenerateConfig, sidecar: Path, told: dict[str, Any]) 
 
 def _artwork(sidecar: Path, image_id: str) -> Path | None:
     """The artwork's file in the Collection that the sidecar lies in."""
-    files = (sidecar.parents[1] / "images" / f"{image_id}.{suffix}" for suffix in EXTENSIONS.values())
+    images = sidecar.resolve().parent.parent / "images"
+    files = (images / f"{image_id}.{suffix}" for suffix in EXTENSIONS.values())
     return next((file for file in files if file.is_file()), None)
 
 
 def _former_small(sidecar: Path, told: dict[str, Any], delivered: Image.Image | None) -> Image.Image | None:
     """The picture before its enlargement, where it was kept; where there was none to keep, the artwork itself."""
-    kept = sidecar.resolve().parents[2] / SMALL / f"{told['image_id']}.png"
+    kept = sidecar.resolve().parent.parent.parent / SMALL / f"{told['image_id']}.png"
     if kept.is_file():
         return _decoded(kept.read_bytes())
     enlarged = delivered is None or told.get("small", {}).get("sha256") != _digest(delivered)
