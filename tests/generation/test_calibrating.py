@@ -272,6 +272,13 @@ def test_settings_that_make_no_sense_are_refused_with_their_cure(overrides, mess
         resolved_preview(validated(GenerateConfig, composed("generate", "experiment=demo", *overrides)))
 
 
+def test_a_look_that_would_never_come_is_refused(run, tmp_path):
+    previews = ("preview=thresholds", "preview.steps=[2,4]", "preview.thresholds=[0,0]")
+    with pytest.raises(UserError, match=r"preview.steps 4 is not before the end: .* takes 4 denoiser calls; .* 1 to 3"):
+        run(tmp_path / "batch", *previews)
+    assert not (tmp_path / "batch").exists()
+
+
 def test_the_linear_map_is_fitted_once_and_goes_with_the_calibration(run, gate, tmp_path, monkeypatch):
     linear = (gate, *CALIBRATE, "n=2", "preview.decoder=linear", "preview.steps=[2]")
     run(tmp_path / "a", *linear)

@@ -80,9 +80,10 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
                 with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
                     _conclude(batch, settings)
             raise
+        summary = _conclude(batch, settings)
         if settings.image.sign:
             sign_accepted(batch.root)
-        return _conclude(batch, settings)
+        return summary
 
 
 def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> None:
@@ -140,6 +141,7 @@ def _load_previews(settings: GenerateConfig, stages: "Stages", root: Path) -> tu
     config, calibration = resolved_preview(settings)
     if config.kind == "none":
         return None, {}
+    _check_steps(config.steps or [], stages.sampler.calls)
     if config.decoder == "linear" and config.kind == "watch" and config.linear is None:
         config = replace(config, linear=str(root / LINEAR))
         fit_linear_map(stages, settings, root / LINEAR)
@@ -148,6 +150,16 @@ def _load_previews(settings: GenerateConfig, stages: "Stages", root: Path) -> tu
         refuse_other(calibration.made_for, made_for_models(stages, decoder), Path(str(settings.preview["file"])))
     told = previews_as_model(stages, decoder) | ({"calibration": calibration.summary()} if calibration else {})
     return build_previewer(config, decoder, stages.scorer, settings.gate.kind), told
+
+
+def _check_steps(steps: list[int], calls: int) -> None:
+    """Refuse looks that would never come: at its last denoiser call a candidate is finished."""
+    late = [step for step in steps if step >= calls]
+    if late:
+        raise UserError(
+            f"preview.steps {late[0]} is not before the end: a candidate takes {calls} denoiser calls; give steps from "
+            f"1 to {calls - 1}, or preview=none"
+        )
 
 
 @contextlib.contextmanager

@@ -150,6 +150,11 @@ class SlotSampler:
         self.on_shrinking: Callable[[int], None] = lambda slots: None
         self._shortages = 0
 
+    @property
+    def calls(self) -> int:
+        """Denoiser calls from noise to the end: one a step, or more with schedulers such as Heun's."""
+        return len(self._from_noise.timesteps)
+
     def run(
         self,
         candidates: Iterable[Candidate],
