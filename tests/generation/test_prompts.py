@@ -94,6 +94,7 @@ def test_words_come_from_a_file_too(tmp_path):
         ({"prompts": ["a"], "words": {"hat": "nowhere.txt"}}, "prompts.words.hat: no file 'nowhere.txt'"),
         ({"prompts": ["a"], "words": {"a": ["__b__"], "b": ["__a__"]}}, "word lists a, b use each other in a circle"),
         ({"prompts": ["{0::a|0::b}"]}, "all alternatives of a prompt have weight 0"),
+        ({"prompts": ["{" + "9" * 400 + "::a|b}"]}, "weights of a prompt's alternatives add up to more than 1e308"),
         ({"prompts": [{"text": "a"}]}, r"prompts.prompts\[0\] .* is no prompt"),
         ({"prompts": ["  "]}, r"prompts.prompts\[0\] '  ' is no prompt"),
         ({"prompts": [{"prompt": "a", "seed": 3}]}, r"prompts.prompts\[0\].seed is not known"),

@@ -136,7 +136,10 @@ def _word_list(name: str, source: Any) -> list[str]:
             raise UserError(
                 f"prompts.words.{name}: no file {source!r}; give a list of words, or a text file with one a line"
             )
-        source = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            source = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"prompts.words.{name}: {source!r} is no UTF-8 text ({error}): save it as UTF-8") from None
         source = [line for line in source if line and not line.startswith("#")]
     if not isinstance(source, list) or not source:
         raise UserError(f"prompts.words.{name} {source!r} has no words: give at least one")

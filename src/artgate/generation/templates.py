@@ -4,6 +4,7 @@ r"""A small language for prompts: `a {red|3::blue|} frog wearing __hat__`.
 often, `__name__` a word of the library; `\{`, `\}` and `\|` stand for themselves, as everything else does.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,4 +106,6 @@ def _one_of(options: Sequence[tuple[float, Template]]) -> Template:
     weights = [weight for weight, _ in options]
     if sum(weights) <= 0:
         raise UserError("all alternatives of a prompt have weight 0: give one of them more")
+    if math.isinf(sum(weights)):
+        raise UserError("the weights of a prompt's alternatives add up to more than 1e308: make them smaller")
     return lambda choice: choice.choices([option for _, option in options], weights)[0](choice)
