@@ -424,6 +424,9 @@ def test_a_killed_batch_without_a_summary_has_a_page(tmp_path, lines):
     page = text(page_of(tmp_path))
     assert "The gate passes a score of 0.4 or more" in page and "threshold: 0.4" in page
     assert not lines or "tiny · MIT" in page
+    certified = {**SUMMARY["config"], "gate": {"kind": "certified", "threshold": None, "certificate": "c"}}
+    (tmp_path / "config.json").write_text(json.dumps(certified))
+    assert "The gate passes what its certificate says" in text(page_of(tmp_path))
 
 
 def test_a_folder_that_is_no_batch_is_refused(tmp_path):

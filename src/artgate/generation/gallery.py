@@ -218,7 +218,9 @@ def _gate_in_words(gate: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if not gate:
         return ""
     if gate["kind"] == "certified":
-        held = told["certificate"]
+        held = _mapping(told, "certificate")
+        if not held:  # a batch that was killed before it had a summary
+            return "what its certificate says"
         return (
             f"{'P(good)' if held['kind'] == 'good' else 'a score'} of {held['threshold']:.3g} or more, certified: at "
             f"least {held['precision']:.0%} {held['acceptable']} or better with confidence {held['confidence']:g}, on "
