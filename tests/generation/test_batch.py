@@ -146,6 +146,13 @@ def test_what_was_made_and_not_decided_when_a_run_was_killed_is_not_made_again(t
     assert sorted(made) == sorted(set(made))
 
 
+def test_what_waits_is_not_decided_beyond_max_candidates(tmp_path: Path):
+    batch = Batch(tmp_path, {"target": 6})
+    list(produce([outcome(1, 0.9), outcome(2, 0.9)], batch, SCORE, save, 6, max_failures=20))
+    list(produce([outcome(0, 0.9)], batch, SCORE, save, 6, max_failures=20, end=2))
+    assert [line["index"] for line in batch.lines] == [0, 1] and set(batch.waiting.entries) == {2}
+
+
 def test_an_outcome_waits_with_all_that_it_had(tmp_path: Path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
     score = Score(0.1 + 0.2, "good", {"good": 1 / 3}, {"quality": {"good": 1 / 3}}, prompt_read=True)
@@ -175,9 +182,12 @@ def test_an_outcome_waits_with_all_that_it_had(tmp_path: Path):
 def test_a_waiting_file_that_was_damaged_is_told_of(tmp_path: Path):
     Waiting(tmp_path, 0).keep(outcome(2, 0.5))
     path = tmp_path / "waiting" / "000002.json"
-    path.write_text(path.read_text()[:-9])
-    with pytest.raises(UserError, match=r"000002.json is damaged .*: delete it, and its candidate is made again"):
-        Waiting(tmp_path, 0)
+    lacking = {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
+    for content, why in ((path.read_text()[:-9], ".*"), (json.dumps(lacking), "it has no seconds")):
+        path.write_text(content)
+        message = rf"000002.json is damaged \({why}\): delete it, and its candidate is made again"
+        with pytest.raises(UserError, match=message):
+            Waiting(tmp_path, 0)
 
 
 def test_many_failures_in_a_row_stop_the_run_and_name_the_first_cause(tmp_path: Path):

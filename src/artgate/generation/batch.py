@@ -6,6 +6,7 @@ the run was killed and resumed, and a larger target only makes it longer.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -173,6 +174,7 @@ def produce(
     max_failures: int,
     put_off: Callable[[], AbstractContextManager[None]] = nullcontext,
     likeness: Likeness | None = None,
+    end: float = math.inf,
 ) -> Iterator[Line]:
     """Judge and save outcomes, in index order, until `target` are accepted, the gate ends it or there are no more.
 
@@ -180,13 +182,14 @@ def produce(
 
     outcomes: from the first index that the ledger lacks on, in any order, those left out that wait in the batch. save:
     keeps the pictures of one outcome (verdict None: it failed) and returns its ledger line. put_off: a context in which
-    interrupts wait. likeness: what rejects near-duplicates of the accepted.
+    interrupts wait. likeness: what rejects near-duplicates of the accepted. end: the first index that is not decided:
+    `max_candidates` may be less by now than what waits in the batch.
     Raises UserError if saving fails (what is in the ledger is kept) or `max_failures` candidates fail in a row.
     """
     if batch.accepted >= target or gate.over:
         return
     failures: list[Line] = []
-    for outcome, verdict in judged(kept(outcomes, batch, gate.of), gate, batch.lines):
+    for outcome, verdict in judged(kept(outcomes, batch, gate.of, end), gate, batch.lines):
         try:
             verdict = likeness.checked(outcome, verdict) if likeness else verdict
             with put_off():
@@ -220,13 +223,13 @@ def _in_a_row(failures: list[Line], line: Line) -> list[Line]:
     return [] if line["status"] == "accepted" else [failure for failure in failures if failure["score"] is not None]
 
 
-def kept(outcomes: Iterable[Outcome], batch: Batch, group: int) -> Iterator[Outcome]:
+def kept(outcomes: Iterable[Outcome], batch: Batch, group: int, end: float) -> Iterator[Outcome]:
     """What waits in the batch, then the outcomes; those that can not be decided at once wait there from now on."""
-    yield from batch.waiting.outcomes()
+    yield from (outcome for outcome in batch.waiting.outcomes() if outcome.candidate.index < end)
     for outcome in outcomes:
         index, decided = outcome.candidate.index, len(batch.lines)
-        end = decided - decided % group + group
-        if any(other != index and other not in batch.waiting.entries for other in range(decided, end)):
+        group_end = decided - decided % group + group
+        if any(other != index and other not in batch.waiting.entries for other in range(decided, group_end)):
             batch.waiting.keep(outcome)
         yield outcome
 

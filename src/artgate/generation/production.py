@@ -116,6 +116,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             settings.max_failures,
             interrupts.put_off,
             Likeness(settings.near_duplicates, batch.lines) if settings.mode == "generate" else None,
+            end,
         )
         with (
             _session(batch, stages.sampler, loading),

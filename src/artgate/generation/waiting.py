@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from artgate.generation.batch import Outcome
 
 WAITING = "waiting"
+BRIEF = ("candidate", "evaluations", "seconds")
 
 
 class Waiting:
@@ -126,7 +127,7 @@ def _as_picture(text: str | None) -> Image.Image | None:
 
 
 def _in_brief(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: entry[key] for key in ("candidate", "evaluations", "seconds")}
+    return {key: entry[key] for key in BRIEF}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -136,6 +137,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise _damaged(path, str(error)) from None
     if not isinstance(entry, dict) or not isinstance(entry.get("candidate"), dict):
         raise _damaged(path, "it tells of no candidate")
+    missing = [key for key in BRIEF if key not in entry]
+    if missing:
+        raise _damaged(path, f"it has no {missing[0]}")
     return entry
 
 
