@@ -1,6 +1,6 @@
 """Where near-duplicates end: how far copies of a picture lie from it, and how near different pictures of one prompt.
 
-    python -m benchmarks.near_duplicates ../shared/agiqa3k [--candidates 120] [--pictures 16] [--out near.json]
+    python -m benchmarks.near_duplicates FOLDER_OF_AGIQA3K [--candidates 120] [--pictures 16] [--out near.json]
 
 Of AGIQA-3K's images, and of candidates of the embedded model: the distances of sketches, as shares of the usual
 distance in the same batch (`likeness`; batches of 32 are drawn at random), and the bits that perceptual hashes differ
