@@ -1,6 +1,6 @@
 """How often the drift test is wrong: false alarms on other prompts, and power against real shifts of AGIQA-3K.
 
-    python -m benchmarks.drift ../shared/agiqa3k [--trials 20] [--pictures 480] [--out drift.json]
+    python -m benchmarks.drift .../agiqa3k [--trials 20] [--pictures 480] [--out drift.json]
 
 Each trial draws prompts for a certificate's data, and images of other prompts that come as candidates of a batch
 would, looked at at the check points. Not shifted, they may raise an alarm in 5 % of the batches at the most. Shifted:

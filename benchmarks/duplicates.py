@@ -1,6 +1,6 @@
 """Near-duplicates: which copies of AGIQA-3K's images are found, what is merged wrongly, and the times for N hashes.
 
-    python -m benchmarks.duplicates --images ../shared/agiqa3k/images
+    python -m benchmarks.duplicates --images .../agiqa3k/images
 
 prints four tables. A copy counts as found if it and its original fall into one group by the defaults of
 `artgate.artworks.duplicates` (radius, quality guard, mirrored hashes); byte-identical files are one image here.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium
 from PIL import Image
+from playwright.sync_api import expect
 
 from artgate.generation.gallery import write_gallery
 
@@ -174,14 +175,14 @@ def test_the_dialog_shows_the_file_and_how_it_was_made_and_copies_the_command(fe
     page = open_page(few)
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#accepted a.picture").first.click()
-    page.wait_for_function("document.querySelector('.view img').naturalWidth > 0")
+    expect(page.locator(".view img")).not_to_have_js_property("naturalWidth", 0)
     best = indices(visible(page))[0]
     assert page.locator(".view img").get_attribute("src").endswith(f"accepted/images/{best:064x}.png")
     told = page.locator(".rows").inner_text()
     for part in (f"{1000 + best}", f"#{best}", "20 denoiser evaluations", HOSTILE, "pixels"):
         assert part in told, part
     page.locator("button.copy").click()
-    page.wait_for_function("document.querySelector('.copy').textContent === 'Copied'")
+    expect(page.locator("button.copy")).to_have_text("Copied")
     command = (
         f"""python generate.py mode=remake 'sidecar='"'"'it\\'"'"'s a batch/accepted/sidecars/{best:064x}.json'"'"''"""
     )
@@ -238,4 +239,4 @@ def test_five_hundred_pictures_are_not_decoded_before_they_are_seen(tmp_path, op
     page.keyboard.press("Tab")
     page.locator("#accepted a.picture").first.focus()
     page.keyboard.press("End")
-    page.wait_for_function("document.activeElement.querySelector('img').naturalWidth > 0")
+    expect(page.locator(":focus img")).not_to_have_js_property("naturalWidth", 0)
