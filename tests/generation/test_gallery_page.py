@@ -160,14 +160,14 @@ def test_everything_can_be_done_with_the_keyboard(few, open_page):
     assert page.evaluate(focused) == order[-1]
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
-    assert page.locator("dialog").is_visible()
+    expect(page.locator("dialog")).to_be_visible()
     assert page.locator(".place").text_content() == "1 of 12"
     page.keyboard.press("ArrowLeft")
     assert page.locator(".place").text_content() == "12 of 12"
     assert f"#{order[-1]}" in page.locator(".rows").text_content()
     page.keyboard.press("Escape")
-    assert not page.locator("dialog").is_visible()
-    assert page.evaluate(focused) == order[-1]  # where one was looking
+    expect(page.locator("dialog")).to_be_hidden()
+    expect(page.locator(f'li[data-index="{order[-1]}"] a.picture')).to_be_focused()  # where one was looking
 
 
 def test_the_dialog_shows_the_file_and_how_it_was_made_and_copies_the_command(few, open_page, monkeypatch, browser):
