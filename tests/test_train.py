@@ -146,6 +146,7 @@ def voted(sample, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_votes_are_soft_targets_and_people_stand_beside_the_scorer(voted, cache, tmp_path, monkeypatch, capsys):
     """What reaches the loss is the consensus itself, not its likeliest grade."""
     from artgate.scoring import module

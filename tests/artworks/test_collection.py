@@ -363,6 +363,7 @@ def test_a_lock_held_by_another_process_is_an_error_after_a_while(tmp_path, monk
         os.waitpid(child, 0)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing_that_add_returned_for(tmp_path):
     """30 SIGKILLs, each of a process that adds one by one or in groups; ids come through a pipe as `add` returns."""
     made(tmp_path, 0)
@@ -404,6 +405,7 @@ def killed_at(work, number: int) -> bool:
     return fork_killed_at(work, number) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_single_step_of_an_add_leaves_each_artwork_whole_or_absent(tmp_path):
     png(0)  # Pillow's plugins are loaded before the steps are counted
     for step in range(1, 200):
@@ -421,6 +423,7 @@ def test_a_kill_at_every_single_step_of_an_add_leaves_each_artwork_whole_or_abse
     assert step > 15, "the steps were not counted"
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_single_step_of_a_purge_is_finished_by_the_next_open(tmp_path):
     outcomes = Counter()
     for step in range(1, 200):
@@ -437,6 +440,7 @@ def test_a_kill_at_every_single_step_of_a_purge_is_finished_by_the_next_open(tmp
     assert min(outcomes[2], outcomes[4]) > 2
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_single_step_of_a_purge_by_creator_leaves_all_or_nothing_of_it(tmp_path):
     outcomes = Counter()
     for step in range(1, 200):

@@ -357,6 +357,7 @@ def test_what_is_formatted_is_what_is_parsed(parameters):
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=300) | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
+@pytest.mark.slow
 def test_no_text_is_an_error(text):
     parse_a1111(text)
     read_graph(text)

@@ -20,6 +20,7 @@ def numbers(collection: Collection) -> list[int]:
     return sorted(a.provenance.seed or int(a.provenance.image_url.rpartition("/")[2][:-4]) for a in collection)
 
 
+@pytest.mark.slow
 def test_an_api_is_collected_page_by_page_with_what_it_says(crawl_with, crawled, log) -> None:
     source = Source(Synthetic(60), levels={5: "Soft", 6: "X"}, kinds={7: "video"})
     with serving_source(source) as server:

@@ -62,6 +62,7 @@ def test_a_gallery_is_collected_byte_for_byte_with_its_provenance(gallery_collec
     assert all(asked.agent.endswith("(+tester@example.org)") for asked in gallery.asked)
 
 
+@pytest.mark.slow
 def test_crawling_again_fetches_no_image_and_changes_nothing(gallery_collection, crawl, crawled, log) -> None:
     copied = list(gallery_collection)[1]
     gallery = FaultyGallery(gallery_collection, copies=frozenset({copied.image_id}))
@@ -127,6 +128,7 @@ def test_each_fault_costs_its_own_artwork_only_and_is_noted(gallery_collection, 
 
 
 @pytest.mark.parametrize("what", ["image", pytest.param("page", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_retry_after_is_waited_for_by_the_whole_host(gallery_collection, crawl, crawled, log, what) -> None:
     busy = list(gallery_collection)[4]  # among the first to be asked for
     path = f"/{busy.file_name}" if what == "image" else f"/artwork/{busy.image_id}"
@@ -141,6 +143,7 @@ def test_retry_after_is_waited_for_by_the_whole_host(gallery_collection, crawl, 
     assert log.stat("artgate/retry-after") == 1
 
 
+@pytest.mark.slow
 def test_a_host_that_asks_for_hours_ends_the_crawl_and_keeps_what_there_is(
     gallery_collection, crawl, crawled, log
 ) -> None:

@@ -96,6 +96,7 @@ def test_wrong_arguments_are_named_with_the_cure(tmp_path, monkeypatch, argument
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_cost_nothing(tmp_path, crawl_with, crawled, log) -> None:
     (tmp_path / "names").mkdir()
     for name, data in {b"a\xff.png": PICTURES.data(0), b"b\xff.png": b"broken", b"c.png": PICTURES.data(1)}.items():

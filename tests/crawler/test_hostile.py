@@ -152,6 +152,7 @@ def test_a_name_that_resolves_to_something_else_the_second_time_is_not_followed(
     assert inner.asked == []
 
 
+@pytest.mark.slow
 def test_hosts_and_networks_can_be_allowed(tmp_path: Path) -> None:
     plays = {"/robots.txt": answer(b"", status=404), "/page": answer(b"page")}
     with hostile(plays, "127.0.0.2") as inner:
@@ -163,6 +164,7 @@ def test_hosts_and_networks_can_be_allowed(tmp_path: Path) -> None:
     assert by_network.reasons() == [200, 200, 200, 200]
 
 
+@pytest.mark.slow
 def test_hosts_of_ipv6_alone_are_reached_where_they_may_be(tmp_path: Path) -> None:
     """By address, by name, and by a name of which the other address may not be asked."""
     names = {"six.example": ["::1"] * 3, "both.example": ["10.0.0.1 ::1"] * 3}

@@ -42,6 +42,7 @@ def noted(crawled: Path, url: str) -> dict[str, str]:
     return {(drop.get("image_url") or drop["page_url"]).removeprefix(url): drop["reason"] for drop in drops}
 
 
+@pytest.mark.slow
 def test_each_hostile_image_costs_itself_only(gallery_collection, crawl, crawled, log, tmp_path) -> None:
     good = files_of(gallery_collection)
     disposed = {"Content_Disposition": 'attachment; filename="../../../evil.png"'}

@@ -17,6 +17,7 @@ def conditional(asked: list[Asked], path: str) -> list[bool]:
 
 
 @pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
+@pytest.mark.slow
 def test_a_page_that_has_not_changed_is_not_sent_again(tmp_path: Path, validator: str) -> None:
     with hostile(NO_RULES | {"/page": unchanged(b"<p>page</p>", validator=validator)}) as server:
         runs = [probe(tmp_path, [f"{server.url}/page"]) for _ in range(2)]
@@ -68,6 +69,7 @@ def pages(root: Path) -> list[tuple]:
         return connection.execute("SELECT status, headers, length(body), at FROM pages ORDER BY at").fetchall()
 
 
+@pytest.mark.slow
 def test_the_cache_is_bounded_and_forgets(tmp_path: Path) -> None:
     paths = [f"/page{number}" for number in range(5)]
     plays = {path: unchanged(b"x" * 1000) for path in paths}
@@ -83,6 +85,7 @@ def test_the_cache_is_bounded_and_forgets(tmp_path: Path) -> None:
     assert pages(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_costs_nothing_but_itself(tmp_path: Path) -> None:
     file = tmp_path / "crawl" / "pages.sqlite"
     with hostile(NO_RULES | {"/page": unchanged(b"page")}) as server:
@@ -95,6 +98,7 @@ def test_a_damaged_cache_costs_nothing_but_itself(tmp_path: Path) -> None:
     assert len(pages(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_crawl_holds_is_left_alone(tmp_path: Path) -> None:
     with hostile(NO_RULES | {"/page": unchanged(b"page")}) as server:
         probe(tmp_path, [f"{server.url}/page"])

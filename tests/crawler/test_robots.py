@@ -73,6 +73,7 @@ def test_another_hosts_robots_txt_is_needed_after_a_redirect(tmp_path: Path) -> 
     assert told.reasons() == ["not-allowed", "not-allowed", 200]
 
 
+@pytest.mark.slow
 def test_crawl_delay_is_kept_whatever_autothrottle_and_jitter_want(tmp_path: Path) -> None:
     robots = answer(b"User-agent: *\nCrawl-delay: 0.4", "text/plain")
     pages = [f"/page{number}" for number in range(7)]
@@ -94,6 +95,7 @@ def test_a_host_that_wants_a_day_between_requests_is_given_up(tmp_path: Path) ->
     assert server.paths() == ["/robots.txt"]
 
 
+@pytest.mark.slow
 def test_what_was_read_is_read_again_in_time(tmp_path: Path) -> None:
     """Rules after a day; what could not be had, sooner."""
     script = "from artcrawl.network import hostfiles as h; h.LIFETIME_SECONDS, h.AGAIN_SECONDS = 1.5, 0.8"

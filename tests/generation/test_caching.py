@@ -40,6 +40,7 @@ def test_a_first_block_cache_does_not_attach_to_a_unet(tiny):
         first_block_cache(load(tiny)._denoiser, FirstBlockCacheConfig())
 
 
+@pytest.mark.slow
 def test_with_attention_broadcast_a_candidate_would_depend_on_its_neighbours(tiny):
     """Were this to fail, diffusers keeps the cache apart by rows by now: then it could be offered."""
     model = load(tiny)

@@ -94,6 +94,7 @@ def test_a_calibration_is_an_unpruned_batch_with_its_previews_and_a_choice(calib
     assert json.loads((calibrated / "summary.json").read_text())["complete"]
 
 
+@pytest.mark.slow
 def test_a_killed_calibration_goes_on_and_ends_in_the_same(calibrated: Path, run, gate: str, tmp_path: Path):
     resumed = tmp_path / "batch"
     run(resumed, gate, *CALIBRATE, "n=5")
@@ -153,6 +154,7 @@ def test_the_summary_tells_the_saving_got_beside_the_predicted(cut, calibrated: 
     assert summary["seconds"]["preview"] > 0
 
 
+@pytest.mark.slow
 def test_the_ledger_of_early_rejection_does_not_depend_on_slots_or_kills(cut, run, gate: str, tmp_path: Path):
     root, threshold = cut
     previews = (gate, "preview=thresholds", "preview.steps=[2]", f"preview.thresholds=[{threshold}]")
@@ -279,6 +281,7 @@ def test_a_look_that_would_never_come_is_refused(run, tmp_path):
     assert not (tmp_path / "batch").exists()
 
 
+@pytest.mark.slow
 def test_the_linear_map_is_fitted_once_and_goes_with_the_calibration(run, gate, tmp_path, monkeypatch):
     linear = (gate, *CALIBRATE, "n=2", "preview.decoder=linear", "preview.steps=[2]")
     run(tmp_path / "a", *linear)

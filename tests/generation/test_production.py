@@ -157,6 +157,7 @@ def test_best_of_keeps_the_best_of_every_prompt(run: Run, tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_by_the_bandit_is_the_same_whatever_the_slots_and_stops(run: Run, threshold: str, tmp_path: Path):
     bandit = ["allocation=bandit", "allocation.round=2", threshold]  # slots wait for verdicts
     run(tmp_path / "three", "target=4", *bandit)
@@ -172,6 +173,7 @@ def test_a_batch_by_the_bandit_is_the_same_whatever_the_slots_and_stops(run: Run
     assert sum(found["candidates"] for found in yields) == len(three)
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_the_accepted_are_rejected_and_resuming_knows_them(run: Run, tmp_path: Path):
     alike = ["gate.threshold=0", "near_duplicates.distance=0.9", "near_duplicates.radius=31", "max_candidates=30"]
     whole = run(tmp_path / "whole", "target=30", *alike)
@@ -373,6 +375,7 @@ def assert_same_batch(root: Path, other: Path) -> None:
     assert not list(root.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_batch_killed_at_random_and_resumed_is_the_same_batch(run: Run, everything: Path, tmp_path: Path):
     chance = random.Random(3)
     kills = 0

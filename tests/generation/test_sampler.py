@@ -265,6 +265,7 @@ def test_other_sizes_than_the_models_own(loaded, pipelines, family):
     assert_close(outcome.latents, theirs)
 
 
+@pytest.mark.slow
 def test_where_no_slots_are_few_enough_for_the_memory_candidates_fail_with_the_cure(loaded, monkeypatch):
     model = loaded("sd1")
 

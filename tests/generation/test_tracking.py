@@ -61,6 +61,7 @@ def scorer(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_yield_cost_verdicts_and_pictures_are_recorded_as_they_come(batch: Batch, scorer: Path):
     (batch.root / "rejected").mkdir()
     Image.new("RGB", (64, 64), "red").save(batch.root / "rejected" / "0.webp")

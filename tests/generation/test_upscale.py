@@ -250,6 +250,7 @@ def test_memory_does_not_grow_with_the_picture():
     ("weights", "settings"),
     [("realesrgan-x4plus", {}), (SHALLOW, {}), (COMPACT, {}), (COMPACT, {"tile": 24, "scale": 2})],
 )
+@pytest.mark.slow
 def test_both_engines_make_the_same_pixels(tmp_path, weights, settings):
     """Ours and the realesrgan package's own RealESRGANer, on the same .pth file."""
     path = tmp_path / "weights.pth"

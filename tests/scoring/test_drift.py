@@ -36,6 +36,7 @@ def test_images_of_the_same_distribution_seldom_raise_an_alarm(known, given):
     assert alarms / trials <= FALSE_ALARMS + 3 * np.sqrt(FALSE_ALARMS * (1 - FALSE_ALARMS) / trials)
 
 
+@pytest.mark.slow
 def test_a_whole_batch_looked_at_again_and_again_seldom_does_either():
     chance, alarms = np.random.default_rng(1), 0
     for _ in range(30):
@@ -46,6 +47,7 @@ def test_a_whole_batch_looked_at_again_and_again_seldom_does_either():
 
 
 @pytest.mark.parametrize("shift", ["one strong direction", "a little everywhere"])
+@pytest.mark.slow
 def test_shifted_images_are_found_within_five_hundred(shift: str):
     chance, found = np.random.default_rng(2), 0
     scale = np.geomspace(5, 0.2, FEATURES)

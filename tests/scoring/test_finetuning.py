@@ -125,6 +125,7 @@ def test_what_is_to_learn_moves_and_what_is_frozen_does_not(config, mode, tmp_pa
     assert np.array_equal(fit.baselines["frozen_encoder"], frozen.probabilities[:, 0])
 
 
+@pytest.mark.slow
 def test_a_scorer_takes_its_encoder_along_and_scores_the_same(config, tmp_path):
     encoder, fit, _ = on_splits(tuning(config, tmp_path / "cache", "all"))
     images, _ = pictures(4)
@@ -203,6 +204,7 @@ def test_renditions_that_do_not_fit_in_memory_are_made_anew(clip, tmp_path):
     assert once.fingerprint == again.fingerprint
 
 
+@pytest.mark.slow
 def test_a_head_may_be_fitted_anew_on_what_the_encoder_has_become(clip, tmp_path):
     along, anew = (tuning(clip, tmp_path, "last", refit=refit) for refit in (False, True))
     (encoder, fit, _), (same, refitted, _) = on_splits(along), on_splits(anew)
@@ -220,6 +222,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("mode", ["all", "lora"])
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_the_same(clip, mode, tmp_path, monkeypatch):
     whole = on_splits(tuning(clip, tmp_path / "whole", mode, epochs=4, patience=4))[0]
 
@@ -246,6 +249,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_the_same(clip, mode, 
     assert len(epochs) == 5, "what is done is not done again"
 
 
+@pytest.mark.slow
 def test_out_of_fold_every_fold_has_its_own_encoder(clip, tmp_path, monkeypatch):
     task = tuning(clip, tmp_path, "last", epochs=2)
     folds = [row // 3 % 4 for row in range(24)]
@@ -280,6 +284,7 @@ def test_a_loss_beyond_all_numbers_is_told_of(clip, tmp_path):
         task.on_splits(rows(), frozen)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_accumulation_change_memory_and_not_what_is_learnt(clip, tmp_path):
     plain, saving = (
         on_splits(tuning(clip, tmp_path / str(on), "all", epochs=1, checkpointing=on))[0] for on in (False, True)

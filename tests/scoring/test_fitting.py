@@ -220,6 +220,7 @@ def test_a_detector_learns_from_the_artworks_and_all_their_renditions():
     assert not examples(n=50).sound_and_damaged([3, 7])[1].any()
 
 
+@pytest.mark.slow
 def test_a_detector_lowers_the_score_of_the_damaged_and_hardly_that_of_the_sound():
     data = with_renditions(examples())
     config = replace(MLP, detector=16, strength=1.0)

@@ -67,6 +67,7 @@ def test_the_same_seed_draws_the_same_and_memory_is_bounded(monkeypatch):
     assert whole.shape == np.concatenate(parts).shape
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     """Over 100 sets of artworks whose groups fail together; drawing single artworks instead misses far more."""
     names, sets = ("srcc", "qwk", "macro_f1", "accuracy"), 100

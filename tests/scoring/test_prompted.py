@@ -138,6 +138,7 @@ def settings(root, encoder, folder, *more):
 
 
 @pytest.mark.parametrize("final", [False, True])
+@pytest.mark.slow
 def test_a_run_with_a_text_tower_reads_the_prompts(aligned, clip, tmp_path, final):
     metrics = train(settings(aligned, clip, tmp_path, f"final={final}"))
     assert metrics["inputs"] == {"quality": "image alone", "alignment": "image and prompt"}
@@ -154,6 +155,7 @@ TUNED = ["finetune.epochs=1", "finetune.minibatch=8"]
 
 
 @pytest.mark.parametrize("mode", ["last", "lora"])
+@pytest.mark.slow
 def test_an_encoder_that_learnt_reads_prompts_too(aligned, clip, tmp_path, mode):
     metrics = train(settings(aligned, clip, tmp_path, f"finetune={mode}", *TUNED))
     assert metrics["finetune"]["mode"] == mode
@@ -177,6 +179,7 @@ def test_final_has_an_encoder_for_each_fold_and_cannot_read_prompts_across_them(
     assert again == metrics
 
 
+@pytest.mark.slow
 def test_a_run_without_a_text_tower_says_that_it_did_not(aligned, tmp_path):
     embedded = {"kind": "embedded", "sizes": "[64]", "features": "stages", "model": "null"}
     metrics = train(settings(aligned, embedded, tmp_path))
