@@ -31,6 +31,7 @@ from artgate.generation.preview_calibration import (
     save_calibration,
 )
 from artgate.generation.production import generate
+from artgate.generation.progress import Progress
 
 QUICK = ("diffusion.steps=4", "near_duplicates.radius=null", "near_duplicates.distance=null")
 CALIBRATE = ("mode=calibrate", "n=12", "max_loss=0.6", "confidence=0.5", "preview.steps=[1,2]")
@@ -272,6 +273,22 @@ def test_gates_under_which_no_loss_can_be_stated_take_no_previews(gate_name, mod
 def test_settings_that_make_no_sense_are_refused_with_their_cure(overrides, message):
     with pytest.raises(UserError, match=message):
         resolved_preview(validated(GenerateConfig, composed("generate", "experiment=demo", *overrides)))
+
+
+def test_a_calibration_that_goes_while_it_is_used_does_not_cost_the_summary(
+    calibrated, run, gate, tmp_path, monkeypatch
+):
+    file = write(tmp_path / "calibration.json", calibrated, steps=[2], thresholds=[0.0])
+    advance = Progress.advance
+
+    def lose_it(progress: Progress) -> None:
+        file.unlink(missing_ok=True)
+        advance(progress)
+
+    monkeypatch.setattr(Progress, "advance", lose_it)
+    told = run(tmp_path / "batch", gate, "preview=calibrated", f"preview.file={file}", "target=2", "max_candidates=2")
+    assert not file.exists() and "predicted" in told["preview"]
+    assert (tmp_path / "batch" / "gallery.html").exists()
 
 
 def test_a_look_that_would_never_come_is_refused(run, tmp_path):

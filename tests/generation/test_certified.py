@@ -206,9 +206,13 @@ def test_drift_suspends_and_a_resumed_batch_is_the_same(run: Run, certified, ear
     assert ledger(tmp_path / "parts") == lines and parts["gate"] == whole["gate"]
 
 
-def test_a_batch_that_is_to_stop_ends_there_and_goes_on_where_it_is_told_to(run: Run, certified, early, tmp_path: Path):
+def test_a_batch_that_is_to_stop_ends_there_and_goes_on_where_it_is_told_to(
+    run: Run, certified, early, tmp_path: Path, capsys
+):
     folder = certified()
     summary = run(tmp_path, "target=4", *gate_of(folder, "gate.on_drift=stop"))
+    printed = capsys.readouterr().out
+    assert "the batch ends here" in printed and "the same command goes on" not in printed
     assert (summary["candidates"], summary["complete"]) == (3, False)
     assert "the batch ends here" in summary["gate"]["warning"]
     assert run(tmp_path, "target=4", *gate_of(folder, "gate.on_drift=stop"))["candidates"] == 3

@@ -116,7 +116,7 @@ def test_a_batch_does_not_go_on_with_another_checker_or_none(checked: Path, scor
         generate(configured(own, scorer, tmp_path / "batch", "target=2", *options))
     index = json.loads((own / "model_index.json").read_text())
     (own / "model_index.json").write_text(json.dumps(index | {"safety_checker": [None, None]}))
-    with pytest.raises(UserError, match="was made with safety_checker .* is none: bring the former weights back"):
+    with pytest.raises(UserError, match="was made with safety_checker .* is none: bring the former one back"):
         generate(configured(own, scorer, tmp_path / "batch", "target=2", *options))
 
 

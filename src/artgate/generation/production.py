@@ -27,7 +27,14 @@ from artgate.generation.diffusion_config import DiffusionConfig
 from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.likeness import Likeness, diversity
-from artgate.generation.preview_calibration import LINEAR, made_for_models, refuse_other, resolved_preview
+from artgate.generation.preview_calibration import (
+    LINEAR,
+    Calibration,
+    made_for_models,
+    refuse_other,
+    resolved_preview,
+)
+from artgate.generation.preview_config import PreviewConfig
 from artgate.generation.preview_summary import previews_in_words, previews_told
 from artgate.generation.progress import Progress
 from artgate.generation.prompts import CandidateSource
@@ -37,6 +44,7 @@ from artgate.generation.summary import summarise, yields_in_words
 from artgate.generation.tracking import open_tracker
 from artgate.generation.upscaler_config import UpscalerConfig
 from artgate.generation.weighting import read_weights
+from artgate.scoring.shipped import default_scorer_path
 
 if TYPE_CHECKING:
     from artgate.generation.preview import Previewer
@@ -66,6 +74,7 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
     if settings.mode == "calibrate":
         settings = calibration_settings(settings)
     _check_what_is_light(settings)
+    preview, calibration = resolved_preview(settings)
     source = CandidateSource(settings.prompts, settings.seed, settings.gate.group)
     _check_weights(source)
     batch = Batch(_batch_dir(settings), asdict(settings))
@@ -74,19 +83,25 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
             if _is_over(batch, settings):
                 print(f"nothing is left to do in {batch.root}")
             else:
-                _work(batch, settings, source)
+                _work(batch, settings, source, preview, calibration)
         except (KeyboardInterrupt, UserError):
             if batch.lines:
                 with contextlib.suppress(OSError):  # on a full disk the first complaint is the one to read
-                    _conclude(batch, settings)
+                    _conclude(batch, settings, calibration)
             raise
-        summary = _conclude(batch, settings)
+        summary = _conclude(batch, settings, calibration)
         if settings.image.sign:
             sign_accepted(batch.root)
         return summary
 
 
-def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> None:
+def _work(
+    batch: Batch,
+    settings: GenerateConfig,
+    source: CandidateSource,
+    preview: PreviewConfig,
+    calibration: Calibration | None,
+) -> None:
     from artgate.generation.records import Records
     from artgate.generation.stages import load_stages, outcomes
 
@@ -97,7 +112,7 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
             gate = build_gate(settings.gate, batch.lines)
             begun = time.perf_counter()
             stages = load_stages(settings)
-            previewer, previews = _load_previews(settings, stages, batch.root)
+            previewer, previews = _load_previews(settings, preview, calibration, stages, batch.root)
             loading = time.perf_counter() - begun
             _settle_models(batch, stages.models | _certificate_as_model(gate) | previews)
         except BaseException:
@@ -131,7 +146,13 @@ def _work(batch: Batch, settings: GenerateConfig, source: CandidateSource) -> No
         records.purge_strays(batch.lines)
 
 
-def _load_previews(settings: GenerateConfig, stages: "Stages", root: Path) -> tuple["Previewer | None", dict[str, Any]]:
+def _load_previews(
+    settings: GenerateConfig,
+    config: PreviewConfig,
+    calibration: Calibration | None,
+    stages: "Stages",
+    root: Path,
+) -> tuple["Previewer | None", dict[str, Any]]:
     """What looks at candidates midway, if anything, and what models.json tells of it.
 
     Raises UserError where the calibration is of another model, size, scorer or decoder.
@@ -139,7 +160,6 @@ def _load_previews(settings: GenerateConfig, stages: "Stages", root: Path) -> tu
     from artgate.generation.preview import build_previewer
     from artgate.generation.preview_decoders import build_decoder
 
-    config, calibration = resolved_preview(settings)
     if config.kind == "none":
         return None, {}
     _check_steps(config.steps or [], stages.sampler.calls)
@@ -191,8 +211,8 @@ def _session(batch: Batch, sampler: Any, loading: float) -> Iterator[None]:
             append_line(path, {"event": "ended", "seconds": {}, "evaluations": abandoned})
 
 
-def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
-    """Write the summary and the gallery, and tell where they are."""
+def _conclude(batch: Batch, settings: GenerateConfig, calibration: Calibration | None) -> dict[str, Any]:
+    """Write the summary and the gallery, and tell where they are. calibration: that of the previews, if any."""
     from artgate.generation.gallery import write_gallery
 
     models = read_json(batch.root / MODELS)
@@ -202,18 +222,19 @@ def _conclude(batch: Batch, settings: GenerateConfig) -> dict[str, Any]:
     if settings.mode == "generate":
         summary["diversity"] = diversity(batch.lines)
     if settings.preview["kind"] not in ("none", "watch"):
-        summary["preview"] = previews_told(batch.lines, summary, resolved_preview(settings)[1])
+        summary["preview"] = previews_told(batch.lines, summary, calibration)
     if settings.mode == "calibrate":
         summary["complete"] = len(batch.lines) >= settings.n
     write_atomic(batch.root / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     gallery = write_gallery(batch.root)
-    print(_report(summary, batch.root, gallery), flush=True)
+    print(_report(summary, batch.root, gallery, gate.over), flush=True)
     if settings.mode == "calibrate" and summary["complete"]:
         conclude_calibration(batch.root, settings, batch.lines, models)
     return summary
 
 
-def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
+def _report(summary: dict[str, Any], root: Path, gallery: Path, ended: bool) -> str:
+    """In words. ended: by its gate, so that the same command would not go on."""
     low, high = summary["yield_95"]
     lines = [
         f"{summary['accepted']} of {summary['target']} accepted out of {summary['candidates']} candidates"
@@ -229,7 +250,7 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path) -> str:
     lines += [f"warning: {warning}" for warning in warnings if warning]
     if summary.get("slots"):
         lines.append(f"warning: memory was too little: slots were lowered to {summary['slots'][-1]}")
-    if not summary["complete"]:
+    if not summary["complete"] and not ended:
         lines.append("not complete: the same command goes on, at max_candidates only with a larger max_candidates")
     lines += [f"gallery  {gallery}", f"images   {root / 'accepted' / 'images'}", f"summary  {root / SUMMARY}"]
     return "\n".join(lines)
@@ -249,7 +270,6 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
         )
     if settings.gate.kind == "certified":
         _check_certificate(settings)
-    resolved_preview(settings)
 
 
 def _check_weights(source: CandidateSource) -> None:
@@ -272,7 +292,7 @@ def _check_certificate(settings: GenerateConfig) -> None:
 
 def _scorer_folder(settings: GenerateConfig) -> Path:
     """Known without building the scorer."""
-    return Path(settings.scorer).expanduser() if settings.scorer else Path(__file__).parents[1] / "assets" / "scorer"
+    return Path(settings.scorer).expanduser() if settings.scorer else default_scorer_path()
 
 
 def _certificate_as_model(gate: Judge) -> dict[str, Any]:
@@ -325,5 +345,5 @@ def _refuse_other_models(now: dict[str, Any], before: dict[str, Any], made: str)
         if model["fingerprint"] != former["fingerprint"]:
             raise UserError(
                 f"{made} was made with {stage} {former['name']} {former['fingerprint'][:12]}, and what is loaded is "
-                f"{model['fingerprint'][:12]}: bring the former weights back, or begin another batch_dir"
+                f"{model['fingerprint'][:12]}: bring the former one back, or begin another batch_dir"
             )
