@@ -36,9 +36,10 @@ format: $(DEV_READY) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(DEV_READY) ## run every benchmark, one after another (long)
-	@for name in active_learning allocation cost_per_accepted crawl denoisers duplicates features gallery head_training kills labels \
+	@for name in active_learning allocation crawl denoisers duplicates features gallery head_training kills labels \
 		labelling long_batch precisions scoring small_then_large upscale; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.cost_per_accepted --simulated
 
 clean: ## remove the environment and the caches (never data/ or outputs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

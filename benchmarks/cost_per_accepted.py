@@ -3,7 +3,6 @@
     python -m benchmarks.cost_per_accepted --folder .cache/benchmarks/cost_per_accepted [--candidates 400]
         [--collection .cache/collections/agiqa3k] [--out cost.json]
     python -m benchmarks.cost_per_accepted --simulated
-    python -m benchmarks.cost_per_accepted --decoders 40 [--tiny FOLDER]
 
 The first makes `--candidates` of the embedded model and takes each to its end, with a preview at every `--steps`; a
 killed run goes on. The first `--share` of them choose steps and thresholds, as mode=calibrate does; on the others each
@@ -18,9 +17,8 @@ scorer, which the gate knows nothing of: ridge regression of AGIQA-3K's opinions
 `encoder=embedded_fast`. perfect preview: as if previews at the first step knew the verdict; 1 / yield: as if they took
 nothing.
 
---simulated does the same for a model whose previews carry the signal: diffusion of a Gaussian, which has an exact
-denoiser, through the same slots, previews and choice. --decoders compares ways to decode previews: seconds each, and
-rank agreement with the final score.
+--simulated does the same for a model whose previews carry the signal (simulated_diffusion.py), through the same slots,
+previews and choice.
 """
 
 import argparse
@@ -36,11 +34,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import norm, spearmanr
 
 from artgate.artworks.files import write_atomic
 from artgate.generation.calibrating import prices, trajectories
-from artgate.generation.preview import Previewer
 from artgate.generation.preview_policy import (
     Choice,
     Prices,
@@ -52,8 +48,7 @@ from artgate.generation.preview_policy import (
     rates,
     spearman,
 )
-from artgate.generation.prompts import Candidate
-from artgate.generation.sampler import Finished, SlotSampler
+from benchmarks.simulated_diffusion import simulated_trajectories
 
 YIELDS = (0.35, 0.1)
 MAX_LOSS, CONFIDENCE = 0.05, 0.95
@@ -81,19 +76,14 @@ def main() -> None:
     parser.add_argument("--collection", type=Path, default=Path(".cache/collections/agiqa3k"))
     parser.add_argument("--confirm", type=int, default=0, help="candidates to run early rejection on for real")
     parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--decoders", type=int, metavar="N", help="compare decoders of previews on N candidates")
-    parser.add_argument("--tiny", help="folder of an AutoencoderTiny for the embedded model's latents")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    if given.decoders:
-        found: Any = compare_decoders(given.decoders, given.collection, given.tiny)
-    else:
-        run = simulated(4 * given.candidates) if given.simulated else embedded(given)
-        found = [compare(run, yield_, given.share) for yield_ in YIELDS]
-        for table in found:
-            show(table)
-        if given.confirm and not given.simulated:
-            confirm(given, found[0])
+    run = simulated(4 * given.candidates) if given.simulated else embedded(given)
+    found = [compare(run, yield_, given.share) for yield_ in YIELDS]
+    for table in found:
+        show(table)
+    if given.confirm and not given.simulated:
+        confirm(given, found[0])
     if given.out:
         write_atomic(given.out, json.dumps(found, indent=1) + "\n")
 
@@ -110,6 +100,13 @@ def embedded(given: argparse.Namespace) -> Run:
     scores = second_scores(given.collection, [root / line["file"] if line["file"] else None for line in lines])
     seen = trajectories(lines, given.steps)
     return Run(seen, scores, prices(lines), round(float(seen.whole.max()) / 20))
+
+
+def simulated(n: int) -> Run:
+    """Of a model whose previews carry the signal."""
+    seen, second = simulated_trajectories(n)
+    # One unit for an evaluation, as a large denoiser takes it beside a small scorer
+    return Run(seen, second, Prices(1.0, 0.1, 0.2), 1)
 
 
 def configured(root: Path, *overrides: str) -> Any:
@@ -331,150 +328,6 @@ def confirm(given: argparse.Namespace, table: dict[str, Any]) -> None:
         f"{sum(line['evaluations'] for line in read_ledger(root))} evaluations against {plain}, "
         f"{time.perf_counter() - begun:.0f} s with loading; left {summary['preview']['by_step']}"
     )
-
-
-class SimulatedModel:
-    """Diffusion of independent standard normal latents, through their exact denoiser.
-
-    The first channel's mean is what a picture is worth. With a sampler that adds noise on its way (DDIM, eta), what is
-    predicted early correlates with the end, and more so with each step.
-    """
-
-    device, dtype, size, scale = torch.device("cpu"), torch.float32, (64, 64), 8
-
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w): two channels."""
-        return 2, height // 8, width // 8
-
-    def make_scheduler(self, name: str, **options: Any) -> Any:
-        """Over the noise schedule of Stable Diffusion."""
-        from artgate.generation.schedulers import make_scheduler
-
-        trained = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-        self.schedule = make_scheduler(name, trained, **options).alphas_cumprod
-        return make_scheduler(name, trained, **options)
-
-    def guided(self, guidance: float) -> bool:
-        """Never: there is nothing to guide by."""
-        return False
-
-    def encode_prompts(self, prompts: Sequence[str], negative: bool = False) -> Any:
-        """Prompts say nothing here."""
-        from artgate.generation.models import Conditioning
-
-        return Conditioning(torch.zeros(len(prompts), 1, 1), None)
-
-    def denoise(self, latents: torch.Tensor, timesteps: torch.Tensor, *_: Any) -> torch.Tensor:
-        """E[noise | latents] of a standard normal clean image: sqrt(1 - alpha_bar) latents."""
-        spread = (1 - self.schedule[timesteps.long()]).sqrt()
-        return spread.view(-1, 1, 1, 1) * latents
-
-
-def simulated(n: int, eta: float = 0.3) -> Run:
-    """Of `SimulatedModel`, through the slots: 20 steps, previews after 2, 4, 6, 8 and 12."""
-    model: Any = SimulatedModel()
-    sampler = SlotSampler(model, "ddim", steps=20, guidance=0.0, slots=8, eta=eta)
-    steps = (2, 4, 6, 8, 12)
-
-    def decode(clean: torch.Tensor) -> Image.Image:
-        return Image.new("F", (1, 1), worth(clean, 0))
-
-    previewer = Previewer(decode, lambda picture: norm.cdf(picture.getpixel((0, 0))), dict.fromkeys(steps, -math.inf))
-    candidates = (Candidate(index, "", "", index) for index in range(n))
-    finished = [item for item in sampler.run(candidates, None, previewer) if isinstance(item, Finished)]
-    finished.sort(key=lambda item: item.candidate.index)
-    final = np.array([norm.cdf(worth(item.latents, 0)) for item in finished])
-    seen = Trajectories(
-        steps=steps,
-        previews=np.array([[seen.score for seen in item.previews] for item in finished]),
-        final=final,
-        accepted=np.ones(len(finished), dtype=bool),
-        spent=np.array([[seen.evaluations for seen in item.previews] for item in finished], dtype=float),
-        whole=np.array([item.evaluations for item in finished], dtype=float),
-    )
-    # Another scorer agrees with the gate's, and sees something of its own
-    second = np.array([norm.cdf((worth(item.latents, 0) + worth(item.latents, 1)) / 2**0.5) for item in finished])
-    # One unit for an evaluation, as a large denoiser takes it beside a small scorer
-    return Run(seen, second, Prices(1.0, 0.1, 0.2), 1)
-
-
-def worth(latents: torch.Tensor, channel: int) -> float:
-    """Standard normal over clean images."""
-    return float(latents[channel].mean()) * latents[channel].numel() ** 0.5
-
-
-def compare_decoders(n: int, collection: Path, tiny: str | None, step: int = 10) -> list[dict[str, Any]]:
-    """Ways to decode the same predicted clean latents; both ends of the rank agreement are by the second scorer."""
-    from artgate.config import validated
-    from artgate.generation.config import GenerateConfig
-    from artgate.generation.models import load_model
-    from artgate.generation.preview_config import PreviewConfig
-    from artgate.generation.preview_decoders import build_decoder, fit_linear
-    from artgate.generation.prompts import CandidateSource
-
-    settings = validated(GenerateConfig, configured(Path("unused")))
-    model, score = load_model(settings.diffusion), second_scorer(collection)
-    config, source = model.config, CandidateSource(settings.prompts, 1)
-    clean: list[torch.Tensor] = []
-    taken = Previewer(lambda one: clean.append(one.clone()) or Image.new("L", (1, 1)), lambda _: 1.0, {step: 0.0})
-    sampler = SlotSampler(model, config.scheduler, config.steps, config.guidance, slots=1)
-    ends = [
-        item.latents
-        for item in sampler.run((source[k] for k in range(n + 16)), None, taken)
-        if isinstance(item, Finished)
-    ]
-    pictures = model.decode(torch.stack(ends))
-    final = [score(picture) for picture in pictures[16:]]
-    linear = fit_linear(torch.stack(ends[:16]), pictures[:16])
-    decoders: dict[str, Any] = {
-        "codec": build_decoder(PreviewConfig(), model).decode,
-        "codec, half size": build_decoder(PreviewConfig(shrink=2), model).decode,
-        "linear": linear,
-    }
-    if tiny:
-        decoders["tiny"] = build_decoder(PreviewConfig(decoder="tiny", tiny=tiny), model).decode
-    found = []
-    for name, decode in decoders.items():
-        begun = time.process_time()
-        previews = [decode(one) for one in clean[16:]]
-        seconds = (time.process_time() - begun) / n
-        begun = time.process_time()
-        agreement = float(spearmanr([score(picture) for picture in previews], final)[0])
-        found.append(
-            {"decoder": name, "seconds": seconds, "scoring": (time.process_time() - begun) / n, "rank": agreement}
-        )
-        print(
-            f"{name:20} {seconds:.4f} CPU s, scoring {found[-1]['scoring']:.4f}; rank agreement {agreement:.2f}",
-            flush=True,
-        )
-    return found + sd_decoders()
-
-
-def sd_decoders(side: int = 256) -> list[dict[str, Any]]:
-    """CPU seconds of Stable Diffusion's autoencoder, of a tiny one and of a linear map, at random weights."""
-    from diffusers import AutoencoderKL, AutoencoderTiny
-
-    from artgate.generation.preview_decoders import LinearDecoder
-
-    blocks = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4}
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    linear = LinearDecoder(torch.randn(192, 4, 3, 3), torch.zeros(192))
-    whole, tiny = AutoencoderKL(**blocks, **kinds).eval(), AutoencoderTiny().eval()
-    latents = torch.randn(1, 4, side // 8, side // 8)
-    ways = {
-        "SD codec": lambda: whole.decode(latents),
-        "SD codec, half size": lambda: whole.decode(latents[..., ::2, ::2]),
-        "SD tiny": lambda: tiny.decode(latents),
-        "SD linear": lambda: linear(latents[0]),
-    }
-    found = []
-    for name, way in ways.items():
-        with torch.inference_mode():
-            begun = time.process_time()
-            way()
-        found.append({"decoder": f"{name}, {side} px", "seconds": time.process_time() - begun})
-        print(f"{found[-1]['decoder']:28} {found[-1]['seconds']:.3f} CPU s", flush=True)
-    return found
 
 
 if __name__ == "__main__":
