@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.nn.functional import conv2d, interpolate, pad, pixel_shuffle, unfold
 
+from artgate.artworks.files import write_atomic
 from artgate.errors import UserError
 from artgate.generation.models import DiffusionModel
 from artgate.generation.preview_config import PreviewConfig
@@ -70,8 +71,8 @@ class LinearDecoder:
         return _picture(pixel_shuffle(conv2d(latents, self.weight, self.bias), self.scale)[0])
 
     def save(self, path: Path) -> None:
-        """Write it to a safetensors file."""
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, path)
+        """Write it to a safetensors file: all of it, or nothing."""
+        write_atomic(path, save({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}))
 
     @classmethod
     def load(cls, path: Path, model: DiffusionModel) -> "LinearDecoder":
