@@ -176,6 +176,7 @@ def test_splits_are_used_for_what_they_are_for():
     assert right.mean() > 0.7
 
 
+@pytest.mark.slow
 def test_out_of_fold_figures_are_honest():
     """Grades drawn at random cannot be foretold: a figure above chance would have seen them."""
     rng = np.random.default_rng(0)
@@ -192,6 +193,7 @@ def test_out_of_fold_figures_are_honest():
     assert fit.baselines.keys() == {"logistic_regression"}
 
 
+@pytest.mark.slow
 def test_the_final_head_learns_from_everything():
     data, folds = examples(200), [row % 4 for row in range(200)]
     fit = fit_on_all(data, folds, LINEAR, TRAINER, 1, None)
@@ -222,7 +224,7 @@ def test_a_detector_learns_from_the_artworks_and_all_their_renditions():
 
 @pytest.mark.slow
 def test_a_detector_lowers_the_score_of_the_damaged_and_hardly_that_of_the_sound():
-    data = with_renditions(examples())
+    data = with_renditions(examples(n=500))
     config = replace(MLP, detector=16, strength=1.0)
     trainer = replace(TRAINER, steps=20)
     seeing, _ = fit_head(data, range(300), None, config, trainer, seed=1, last_epoch=11)
@@ -233,12 +235,19 @@ def test_a_detector_lowers_the_score_of_the_damaged_and_hardly_that_of_the_sound
         with torch.inference_mode():
             return grade_probabilities(head(features[list(asked)]))[:, 0] @ torch.arange(3.0)
 
+    def calibrated(head):
+        with torch.no_grad():
+            calibration, logits = head(data.features[400:]), head(data.features[list(asked)])
+        return fit_calibration(calibration, data.targets[400:])(logits)[:, 0]
+
     sound, damaged = data.features, data.renditions[:, 1]
     assert (score(seeing, damaged) < score(seeing, sound)).float().mean() > 0.95
     assert (score(blind, damaged) < score(blind, sound)).float().mean() < 0.9
     grades = data.targets[list(asked), 0].argmax(1)
     ranks = [spearmanr(score(head, sound), grades).statistic for head in (seeing, blind)]
     assert ranks[0] > ranks[1] - 0.03
+    right = [(calibrated(head).argmax(1) == grades).float().mean() for head in (seeing, blind)]
+    assert right[0] > right[1] - 0.05
 
 
 def test_without_damaged_renditions_there_is_no_detector():
