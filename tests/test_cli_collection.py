@@ -141,6 +141,7 @@ def test_without_yes_a_purge_shows_what_it_would_delete_and_asks(artgate, ids, t
     assert len(Collection(tmp_path / "c")) == 3
 
 
+@pytest.mark.slow
 def test_a_purge_killed_at_any_step_is_finished_by_the_same_command(artgate, tmp_path):
     def arguments(root: Path) -> list[object]:
         return ["collection", "purge", root / "c", "--creator", "ann", "--cache", root / "cache", "--yes"]

@@ -21,6 +21,7 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.slow
 def test_help_lists_groups_and_keys_without_heavy_imports():
     generate_py("--help")  # warm
     before = cpu_seconds()

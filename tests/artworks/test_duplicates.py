@@ -87,6 +87,7 @@ def test_groups_are_exactly_those_of_brute_force(radius, with_mirrored):
 
 
 @pytest.mark.parametrize("words", [11, 12, 16, 20])
+@pytest.mark.slow
 def test_groups_are_exact_for_the_words_of_larger_collections(words, monkeypatch):
     """A few hashes are searched by many short words; a million by 11 words with two bits flipped."""
     monkeypatch.setattr(hamming, "plan", lambda n, radius: hamming._cut(radius, words))

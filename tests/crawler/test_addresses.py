@@ -103,6 +103,7 @@ def test_proxies_of_the_environment_are_not_used(tmp_path: Path) -> None:
     assert proxy.asked == []
 
 
+@pytest.mark.slow
 def test_certificates_are_checked_and_a_way_from_https_to_http_is_noted(tmp_path: Path) -> None:
     plain = {"/page": answer(b"page")}
     with hostile(plain) as target, hostile({"/": redirect(f"{target.url}/page")}, tls=self_signed(tmp_path)) as secure:

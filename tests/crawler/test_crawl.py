@@ -29,6 +29,7 @@ def ids(collection: Collection) -> set[str]:
     return {artwork.image_id for artwork in collection}
 
 
+@pytest.mark.slow
 def test_a_gallery_is_collected_byte_for_byte_with_its_provenance(gallery_collection, crawl, crawled, log) -> None:
     gallery = FaultyGallery(gallery_collection)
     with serving(gallery) as server:
@@ -163,6 +164,7 @@ def test_a_host_that_asks_for_hours_ends_the_crawl_and_keeps_what_there_is(
     assert ids(Collection(crawled)) == ids(gallery_collection)
 
 
+@pytest.mark.slow
 def test_a_list_that_breaks_off_is_told_by_the_status(gallery_collection, crawl, crawled, log) -> None:
     gallery = FaultyGallery(gallery_collection, faults={"/page/2": unavailable(99, "0")})
     with serving(gallery) as server:
@@ -175,6 +177,7 @@ def test_a_list_that_breaks_off_is_told_by_the_status(gallery_collection, crawl,
     assert ids(Collection(crawled)) == ids(gallery_collection)
 
 
+@pytest.mark.slow
 def test_json_pages_whose_entries_say_it_all(gallery_collection, crawl, crawled) -> None:
     gallery = FaultyGallery(gallery_collection)
     with serving(gallery) as server:
@@ -198,6 +201,7 @@ def test_json_pages_whose_entries_say_it_all(gallery_collection, crawl, crawled)
     assert (first.creator, first.licence, first.terms, first.source) == ("7", "CC0-1.0", "for tests", "api")
 
 
+@pytest.mark.slow
 def test_a_gallery_up_to_a_target_with_limits(sample, crawl, crawl_with, crawled, tmp_path, log) -> None:
     source = Source(Held(sample), Faults(rate=0.1))
     with serving_source(source) as server:
@@ -240,6 +244,7 @@ def wait_until_kept(root: Path, count: int, process: subprocess.Popen[str]) -> N
     pytest.fail(f"the crawl ended, or took a minute, before it kept {count} artworks")
 
 
+@pytest.mark.slow
 def test_it_runs_from_anywhere_with_the_project_on_the_path(gallery_collection, crawled, tmp_path) -> None:
     root = Path(__file__).parents[2]
     with serving(FaultyGallery(gallery_collection)) as server:

@@ -119,6 +119,7 @@ def test_lists_without_end_end(gallery_collection, crawl, crawled, log, list_: s
         (answer(b"\xff\xfe" + bytes(range(256)) * 100, "application/octet-stream"), "css"),
     ],
 )
+@pytest.mark.slow
 def test_a_start_page_that_is_none_ends_it_with_a_count(crawl, crawled, log, start: Play, selectors: str) -> None:
     with hostile({"/": start}) as server:
         description = f"name: g\nitems: a\nimage: {'a' if selectors == 'jmespath' else 'a::attr(href)'}\n"
@@ -191,6 +192,7 @@ def test_a_waiting_crawl_can_be_ended(gallery_collection, crawl, crawled, log) -
     assert len(Collection(crawled)) == 1
 
 
+@pytest.mark.slow
 def test_addresses_in_json_that_are_no_text_cost_themselves_only(crawl, crawled, log) -> None:
     body = b'{"items": [{"u": "/\\ud800.png"}, {"u": "/1.png"}], "next": "/\\ud800"}'
     with hostile({"/": answer(body, "application/json"), "/1.png": answer(png(1), "image/png")}) as server:

@@ -27,6 +27,7 @@ def test_a_page_that_has_not_changed_is_not_sent_again(tmp_path: Path, validator
     assert runs[1].stats["httpcache/revalidate"] == 1
 
 
+@pytest.mark.slow
 def test_what_has_changed_failed_or_is_an_image_is_asked_for_as_ever(tmp_path: Path) -> None:
     plays: dict[str, Play] = {
         "/changing": first(unchanged(b"old"), unchanged(b"new")),

@@ -18,6 +18,7 @@ def test_the_ceiling_doubles_up_to_the_limit() -> None:
     assert backoff_ceiling(1, 0.0, 60.0) == 0.0
 
 
+@pytest.mark.slow
 def test_retries_wait_longer_each_time_and_not_all_the_same(tmp_path: Path) -> None:
     failing = answer(b"", status=503)
     plays = {f"/page{number}": first(failing, answer(b"page"), times=2) for number in range(8)}
@@ -118,6 +119,7 @@ def test_any_sequence_keeps_its_promises() -> None:
     assert admitted_since
 
 
+@pytest.mark.slow
 def test_a_host_that_is_down_is_left_alone_and_tried_again_later(tmp_path: Path) -> None:
     down, page = answer(b"", status=500), answer(b"page")
     with (
@@ -135,6 +137,7 @@ def test_a_host_that_is_down_is_left_alone_and_tried_again_later(tmp_path: Path)
     assert told.stats["artgate/host-down"] == 1
 
 
+@pytest.mark.slow
 def test_requests_can_wait_for_a_host_that_comes_back(tmp_path: Path) -> None:
     down, page = answer(b"", status=500), answer(b"page")
     with hostile(NO_RULES | {"/page": first(down, page, times=4)}) as server:
@@ -160,6 +163,7 @@ def test_an_outage_costs_no_request_that_can_wait(tmp_path: Path) -> None:
     assert server.paths().count("/page") == 12
 
 
+@pytest.mark.slow
 def test_a_host_that_stays_down_is_waited_for_once_and_not_by_each_request(tmp_path: Path) -> None:
     with hostile(NO_RULES | {"/page": answer(b"", status=500)}) as server:
         settings = {"BREAKER_FAILURES": 3, "BREAKER_REST": 0.4, "BREAKER_HOLD": 1.5}

@@ -66,6 +66,7 @@ CASES: dict[str, tuple[dict[str, Play], list[object]]] = {
 }
 
 
+@pytest.mark.slow
 def test_images_are_asked_for_only_where_their_host_does_not_reserve_them(tmp_path: Path) -> None:
     image = answer(b"\x89PNG", "image/png")
     common = {"/a.png": image, "/b.jpg": image, "/page": answer(b"page")}

@@ -186,6 +186,7 @@ def test_a_calibration_for_other_settings_is_refused_at_once(calibrated, run, ga
     assert not (tmp_path / "batch").exists()
 
 
+@pytest.mark.slow
 def test_a_calibration_for_other_models_or_sizes_is_refused(calibrated, run, gate, scorer, tmp_path):
     file = write(tmp_path / "calibration.json", calibrated, steps=[2], thresholds=[0.1])
     other = build_tiny("sd1", tmp_path / "other", seed=9)

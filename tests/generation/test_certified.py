@@ -161,6 +161,7 @@ def gate_of(folder: Path, *more: str) -> list[str]:
     return ["gate=certified", f"gate.certificate={folder}", *more]
 
 
+@pytest.mark.slow
 def test_a_batch_is_gated_by_the_certificate_and_records_it(run: Run, plain: Path, certified, tmp_path: Path):
     folder = certified()
     summary = run(tmp_path / "batch", "target=4", *gate_of(folder))
@@ -192,6 +193,7 @@ def early(monkeypatch) -> None:
     monkeypatch.setattr("artgate.scoring.drift.FIRST_CHECK", 3)
 
 
+@pytest.mark.slow
 def test_drift_suspends_and_a_resumed_batch_is_the_same(run: Run, certified, early, tmp_path: Path, capsys):
     folder = certified()
     whole = run(tmp_path / "whole", "target=4", *gate_of(folder))
@@ -206,6 +208,7 @@ def test_drift_suspends_and_a_resumed_batch_is_the_same(run: Run, certified, ear
     assert ledger(tmp_path / "parts") == lines and parts["gate"] == whole["gate"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_to_stop_ends_there_and_goes_on_where_it_is_told_to(
     run: Run, certified, early, tmp_path: Path, capsys
 ):

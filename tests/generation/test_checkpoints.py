@@ -134,6 +134,7 @@ def test_a_repository_without_the_variant_gives_its_plain_weights(repository, tm
     assert fetched.stdout.split()[1] == "None"
 
 
+@pytest.mark.slow
 def test_a_safety_checker_that_is_named_is_fetched_or_missed_or_switched_off(repository, tmp_path):
     picture = Image.effect_noise((64, 64), 80).convert("RGB")
     add_safety_checker(repository, [picture, picture.rotate(90)], picture)

@@ -138,6 +138,7 @@ def test_filters_by_prompt_score_and_verdict_work_together(few, open_page):
     assert 0 < visible(page).count() < 12
 
 
+@pytest.mark.slow
 def test_everything_can_be_done_with_the_keyboard(few, open_page):
     page = open_page(few)
     focused = "document.activeElement.closest('li')?.dataset.index ?? document.activeElement.id"

@@ -95,6 +95,7 @@ def test_the_formula_is_what_trajectories_cost():
 
 
 @pytest.mark.parametrize(("n", "yield_", "used"), [(200, 0.35, 0.6), (700, 0.1, 0.9), (600, 0.35, 0.95)])
+@pytest.mark.slow
 def test_what_is_lost_stays_below_the_limit_with_the_stated_confidence(n: int, yield_: float, used: float):
     """300 calibrations, each measured on 20,000 acceptable trajectories that it never saw."""
     draw = np.random.default_rng(n)

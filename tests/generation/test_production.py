@@ -135,6 +135,7 @@ def test_the_summary_tells_what_the_batch_cost(batch: Path):
     assert (batch / "gallery.html").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_batch_may_grow_and_is_the_same_as_one_made_at_once(run: Run, batch: Path, threshold: str, tmp_path: Path):
     run(tmp_path, "target=1", threshold)
     assert len(accepted_ids(tmp_path)) == 1
@@ -203,6 +204,7 @@ def test_a_picture_without_any_variation_is_a_failure(run: Run, model: Path, tmp
     assert summary["verdicts"] == {**dict.fromkeys(VERDICTS, 0), "failed: decode": 3}
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_the_slots_is_told_in_sessions_sidecars_and_summary(
     run: Run, tmp_path: Path, monkeypatch
 ):
@@ -270,6 +272,7 @@ def test_a_batch_in_which_all_fails_stops_with_the_first_cause(run: Run, tmp_pat
     assert summary["failed"] == summary["candidates"] == 20
 
 
+@pytest.mark.slow
 def test_a_changed_setting_changed_weights_or_changed_words_are_refused(
     run: Run, model: Path, scorer: Path, tmp_path: Path
 ):
@@ -403,6 +406,7 @@ def test_an_interrupt_saves_what_was_decided_and_tells_of_it(run: Run, everythin
     assert_same_batch(tmp_path, everything)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_stops_the_run_with_what_is_saved(run: Run, everything: Path, tmp_path: Path, capfd):
     run(tmp_path, "target=2", "gate.threshold=0")
 
@@ -445,6 +449,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_small_disk_that_fills_up_stops_the_run_and_tears_nothing(
     run: Run, everything: Path, small_disk: Callable[..., Path]
 ):
@@ -480,6 +485,7 @@ def test_memory_does_not_grow_with_the_batch(tmp_path: Path):
     )  # MiB; one 64 px picture kept of each candidate would be 2, its latents and slot more
 
 
+@pytest.mark.slow
 def test_an_artwork_that_was_accepted_in_vain_is_taken_out(run: Run, tmp_path: Path):
     run(tmp_path, "target=1", "gate.threshold=0")
     collection = Collection(tmp_path / "accepted")

@@ -107,6 +107,7 @@ def test_off_has_to_be_said(plain, checked: Path, scorer: Path, tmp_path: Path):
         generate(configured(checked, scorer, tmp_path, *options, "target=6"))
 
 
+@pytest.mark.slow
 def test_a_batch_does_not_go_on_with_another_checker_or_none(checked: Path, scorer: Path, pictures, tmp_path: Path):
     own = shutil.copytree(checked, tmp_path / "sd1")
     options = ["gate.threshold=0", "near_duplicates.radius=null"]

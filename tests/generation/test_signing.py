@@ -131,6 +131,7 @@ def test_what_is_accepted_is_signed_once_and_stays_as_it_is(signer: None, tmp_pa
     assert collection.path(first).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_signs_what_it_accepted_and_its_ledger_is_what_it_was(signer: None, tmp_path: Path):
     model, scorer = build_tiny("sd1", tmp_path / "sd1"), build_scorer(tmp_path / "scorer")
     options = ["target=1", "gate.threshold=0", "image.format=webp"]

@@ -210,6 +210,7 @@ def test_tiles_of_a_deep_network_meet_without_a_seam():
     assert jump(pad=8) < jump(pad=8, feather=0) / 4  # what little a surround leaves is faded
 
 
+@pytest.mark.slow
 def test_no_gradient_stands_out_where_tiles_of_a_deep_network_meet():
     """The mean gradient across a border, over the same gradient untiled: at most 1.02; several where cut hard."""
     waves = painted(256).crop((60, 100, 188, 140))

@@ -120,6 +120,7 @@ def test_without_the_wheel_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) ->
         build_encoder({"kind": "embedded"})
 
 
+@pytest.mark.slow
 def test_two_embedded_networks_stand_side_by_side_and_power_tames_the_largest() -> None:
     both = "tf_efficientnet_lite0+tf_efficientnet_lite2"
     image = [picture(3, 96, 96)]

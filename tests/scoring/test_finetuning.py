@@ -97,6 +97,7 @@ def on_splits(task):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_what_is_to_learn_moves_and_what_is_frozen_does_not(config, mode, tmp_path):
     task = tuning(config, tmp_path, mode)
     encoder, fit, frozen = on_splits(task)
@@ -154,6 +155,7 @@ def clip(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(clip, mode, tmp_path):
     once, again, other = (
         tuning(clip, tmp_path / str(number), mode, learning_rate=rate) for number, rate in enumerate((3e-3, 3e-3, 2e-3))
@@ -162,6 +164,7 @@ def test_the_same_seed_gives_the_same_weights(clip, mode, tmp_path):
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
+@pytest.mark.slow
 def test_learning_helps_on_pictures_that_were_not_seen(clip, tmp_path):
     task = tuning(clip, tmp_path, "all", count=96, epochs=12, learning_rate=1e-3, patience=12)
     _, fit, frozen = on_splits(task)

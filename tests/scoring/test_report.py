@@ -117,6 +117,7 @@ def test_predictions_hold_what_the_figures_were_made_of(run):
         assert again == pytest.approx({name: told[name] for name in again})
 
 
+@pytest.mark.slow
 def test_a_certificate_is_told_and_drawn_where_it_is_of_the_curve(run, monkeypatch):
     certificate = SimpleNamespace(
         scorer="s" * 64, kind="score", threshold=0.6123, acceptable="good", precision=0.83, confidence=0.95,
