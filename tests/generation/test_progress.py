@@ -12,7 +12,9 @@ from rich.console import Console
 from tiny_models import build_tiny
 
 from artgate.generation.batch import Batch
-from artgate.generation.progress import Progress, evaluations_saved, in_one_line, standing, view
+from artgate.generation.gallery_figures import saved_evaluations
+from artgate.generation.gallery_lines import shown as shown_on_page
+from artgate.generation.progress import Progress, in_one_line, saved_early, standing, view
 
 ROOT = Path(__file__).parents[2]
 HIDE_CURSOR, SHOW_CURSOR, UP = b"\x1b[?25l", b"\x1b[?25h", b"\x1b[1A"
@@ -58,11 +60,18 @@ def test_the_view_tells_yield_with_its_interval_what_was_saved_and_the_last_verd
 
 
 def test_evaluations_saved_are_those_that_whole_candidates_would_have_taken():
-    assert evaluations_saved([decided(0), early(1, 5), early(2, 10), decided(3, "failed", "denoise: x", 3, None)]) == (
-        25,
-        pytest.approx(25 / 63),
-    )
-    assert evaluations_saved([]) == evaluations_saved([decided(0)]) == evaluations_saved([early(0)]) == (0, 0.0)
+    broken = decided(3, "failed", "denoise: x", 3, None)
+    assert saved_early([decided(0), early(1, 5), early(2, 10), broken]) == (25, pytest.approx(25 / 63))
+    assert saved_early([]) == saved_early([decided(0)]) == saved_early([early(0), broken]) == (0, 0.0)
+
+
+def test_the_terminal_and_the_page_tell_the_same_saving():
+    """Also where no whole candidate has a score, and where one failed at the gate's far side, with a score."""
+    unsafe = decided(0, reason="safety: the checker rejects it", score=None)
+    for whole in (unsafe, decided(0, "failed", "upscale: ValueError: no"), decided(0)):
+        lines = [whole, early(1, 5)]
+        assert saved_early(lines)[0] == saved_evaluations([shown_on_page(line) for line in lines])
+    assert saved_early([unsafe, early(1, 5)])[0] == 15
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -7,6 +7,7 @@ from typing import Any
 
 from artgate.artworks.text import clean_float, one_line
 from artgate.generation.gallery_lines import ACCEPTED, EARLY, FAILED, LARGEST, REJECTED, Shown
+from artgate.generation.preview_summary import evaluations_saved
 from artgate.generation.summary import wilson_interval
 
 BINS = 24
@@ -123,9 +124,11 @@ def mean_score(candidates: Sequence[Shown], verdict: str) -> float | None:
 
 
 def saved_evaluations(candidates: Sequence[Shown]) -> int:
-    """Denoiser evaluations that the candidates which left early did not take, by what whole ones took."""
-    whole = max((told.evaluations for told in candidates if told.verdict in (ACCEPTED, REJECTED)), default=0)
-    return sum(max(0, whole - told.evaluations) for told in candidates if told.verdict == EARLY)
+    """Denoiser evaluations that the candidates which left early did not take."""
+    return evaluations_saved(
+        (told.evaluations for told in candidates if told.verdict == EARLY),
+        (told.evaluations for told in candidates if told.verdict in (ACCEPTED, REJECTED)),
+    )
 
 
 def counts_by_verdict(candidates: Sequence[Shown]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What early rejection did for a batch: who left where, and the saving got beside the one predicted."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from artgate.generation.preview_calibration import Calibration
@@ -52,3 +52,12 @@ def previews_in_words(told: Mapping[str, Any]) -> list[str]:
             f"candidates; predicted {expected:.2f}x ({least:.2f}x to {most:.2f}x)"
         )
     return lines
+
+
+def evaluations_saved(early: Iterable[int], whole: Iterable[int]) -> int:
+    """Denoiser evaluations that candidates which left early did not take, by the most that one took to its end.
+
+    early, whole: what each candidate took that a preview ended, and each that the gate (or the safety checker) judged.
+    """
+    most = max(whole, default=0)
+    return sum(max(0, most - taken) for taken in early)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from artgate.artworks.text import one_line
 from artgate.generation.batch import Batch
+from artgate.generation.preview_summary import evaluations_saved
 from artgate.generation.summary import decided_by, wilson_interval
 
 LAST = 6  # verdicts that are seen
@@ -117,7 +118,7 @@ def view(now: Standing, lines: Sequence[Line], title: str) -> RenderableType:
     figures.add_column(no_wrap=True, overflow="ellipsis")
     figures.add_row("accepted", _bar(now))
     figures.add_row("yield", _yield(now))
-    saved, share = evaluations_saved(lines)
+    saved, share = saved_early(lines)
     if saved:
         figures.add_row("saved", Text(f"{saved:,} evaluations ({share:.0%}) by early rejection"))
     figures.add_row("time", Text(_time(now)))
@@ -125,14 +126,13 @@ def view(now: Standing, lines: Sequence[Line], title: str) -> RenderableType:
     return Padding(Group(heading, figures, *_last_verdicts(lines)), (1, 1, 0, 1))
 
 
-def evaluations_saved(lines: Sequence[Line]) -> tuple[int, float]:
-    """(denoiser evaluations that candidates which left early did not take, their share of what all would have taken).
-
-    By what those took that went to the end.
-    """
-    ended = [line for line in lines if line["status"] == "rejected" and decided_by(line) == "preview"]
-    whole = max((line["evaluations"] for line in lines if line["score"] is not None), default=0)
-    saved = sum(max(0, whole - line["evaluations"]) for line in ended)
+def saved_early(lines: Sequence[Line]) -> tuple[int, float]:
+    """(denoiser evaluations that early rejection saved, their share of what all candidates would have taken)."""
+    taken = [(decided_by(line), line["evaluations"]) for line in lines if line["status"] != "failed"]
+    saved = evaluations_saved(
+        (evaluations for verdict, evaluations in taken if verdict == "preview"),
+        (evaluations for verdict, evaluations in taken if verdict != "preview"),
+    )
     return saved, saved / (saved + sum(line["evaluations"] for line in lines)) if saved else 0.0
 
 
