@@ -431,6 +431,7 @@ def test_embedded_choices_build():
         ("upscaler.scale=0.5", r"upscaler.scale 0.5 is outside \[1, 16\]"),
         ("upscaler.tile=8", r"upscaler.tile 8 is outside \[16, 16384\]"),
         ("upscaler.feather=200", r"upscaler.feather 200 is outside \[0, 128\]"),
+        ("upscaler.feather=100", "upscaler.feather 100 is more than twice upscaler.pad 18"),
         ("upscaler.engine=magic", "upscaler.engine 'magic' is not one of spandrel, realesrgan, none"),
         ("upscaler.dtype=float16", "float16 is not for the CPU"),
         ("upscaler.weights.embedded=null", "has no weights: give upscaler.weights.path=FILE.pth"),

@@ -3,7 +3,8 @@
 Around each tile the network sees `pad` pixels more, whose result is dropped: what a network makes near an edge is
 wrong as far inwards as its receptive field reaches. A compact network (SRVGGNetCompact) reaches one pixel a
 convolution, and with that pad its tiles equal the untiled result bit for bit. A deep one (RRDBNet) reaches hundreds
-of pixels, with little weight: there tiles also overlap by `feather` pixels, over which one fades into the next.
+of pixels, with little weight: there the inner `feather / 2` pixels of the surroundings are not dropped, and one tile
+fades into the next over twice as many.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Tiling:
-    """tile: largest side without surroundings; pad, feather (<= tile / 2): see the module. All in input pixels."""
+    """tile: largest side without surroundings; pad, feather (<= tile / 2, 2 pad): see the module. Input pixels all."""
 
     tile: int
     pad: int
@@ -94,7 +95,7 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
     for first, last in pairwise(edges):
         before, after = (half if first > 0 else 0), (half if last < length else 0)
         start, stop = first - before, last + after
-        read = slice(max(0, start - tiling.pad) // ALIGNMENT * ALIGNMENT, min(length, stop + tiling.pad))
+        read = slice(max(0, first - tiling.pad) // ALIGNMENT * ALIGNMENT, min(length, last + tiling.pad))
         made.append(Span(start, stop, read, fades_in=2 * before, fades_out=2 * after))
     return made
 

@@ -43,8 +43,8 @@ class UpscalerConfig:
     name, licence: for reports. engine: `spandrel` (ours), `realesrgan` (that package's own RealESRGANer), or `none`.
     scale: of the result, at most the network's own, which None takes; smaller ones are downsampled with Lanczos.
     tile: largest side, in input pixels, that the network sees without its surroundings; bounds the memory.
-    pad: surroundings of a tile that the network sees and whose result is dropped. feather: width over which
-    neighbouring tiles are blended. None: what the network needs (see `tiling`).
+    pad: surroundings of a tile that the network sees. feather: width over which neighbouring tiles are blended, half
+    of it in the surroundings; the rest of them is dropped. None: what the network needs (see `tiling`).
     device, dtype: `auto` is a GPU with float16 where there is one, else the CPU with float32.
     """
 
