@@ -243,11 +243,37 @@ def test_only_one_run_at_a_time_holds_the_folder(tmp_path: Path):
     Batch(tmp_path, {}).close()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
-    (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="holds holiday.jpg and is no batch folder"):
-        Batch(tmp_path, {})
-    assert not (tmp_path / "config.json").exists()
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"holiday.jpg": "x"}, "holds holiday.jpg and is no batch folder"),
+        (
+            {"candidates.jsonl": '{"name": "Ann"}\n{"na', ".note.tmp": "x"},
+            "holds candidates.jsonl and is no",
+        ),
+        ({"config.json": '{"sample_size": 64, "seed": 3}', "model.bin": "x"}, "is not the configuration of a batch"),
+    ],
+    ids=["pictures", "table", "model"],
+)
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, files: dict[str, str], message: str):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        Batch(tmp_path, {"target": 1, "seed": 2, "gate": {"kind": "score"}, "n": 200})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_batch_of_another_configuration_is_left_as_a_kill_left_it(tmp_path: Path):
+    run(tmp_path, SCORE, target=4)
+    for index in (0, 99):
+        Waiting(tmp_path, 0).keep(outcome(index, 0.5))
+    (tmp_path / ".config.json.x1y2.tmp").touch()
+    with (tmp_path / "candidates.jsonl").open("a") as ledger:
+        ledger.write('{"index": ')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="seed is not set there and 2 here"):
+        Batch(tmp_path, {"target": 4, "seed": 2})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_ledger_with_a_hole_is_refused(tmp_path: Path):

@@ -21,7 +21,7 @@ from artgate.errors import UserError
 from artgate.generation.gate import Judge, Scored, Verdict
 from artgate.generation.likeness import Likeness
 from artgate.generation.prompts import Candidate
-from artgate.generation.waiting import Waiting
+from artgate.generation.waiting import WAITING, Waiting
 
 if TYPE_CHECKING:
     from artgate.scoring.scorer import Score
@@ -78,18 +78,21 @@ class Batch:
 
     lines: the ledger so far. accepted: how many of its lines say so. waiting: what is made and not decided yet.
     Raises UserError where another process holds it, where it is the folder of something else, and where its
-    candidates were decided under a different configuration.
+    candidates were decided under a different configuration; the folder is then as it was.
     """
 
     def __init__(self, root: Path, config: Mapping[str, Any]) -> None:
+        config = json.loads(json.dumps(config))
         self.root = root
-        self._lock = _hold(root)
+        self._lock = _hold(root, config)
         try:
+            _refuse_other_folder(root, config)  # another run may have begun its batch there until this one held it
             repair_lines(root / LEDGER)
             self.lines: list[Line] = read_ledger(root)
             self.accepted = sum(line["status"] == "accepted" for line in self.lines)
             self.waiting = Waiting(root, len(self.lines))
-            self._settle_config(json.loads(json.dumps(config)))
+            sweep_temporaries(root)
+            write_atomic(root / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         except BaseException:
             self.close()
             raise
@@ -122,17 +125,6 @@ class Batch:
             (self.root / CONFIG).unlink(missing_ok=True)
             (self.root / LOCK).unlink(missing_ok=True)
             self.root.rmdir()
-
-    def _settle_config(self, config: dict[str, Any]) -> None:
-        kept = self.root / CONFIG
-        if kept.exists() and self.begun:
-            _refuse_other(read_json(kept), config, self.root)
-        # Hidden: the lock, and what a killed write left.
-        others = [path.name for path in self.root.iterdir() if not path.name.startswith(".")]
-        if not kept.exists() and others:
-            raise UserError(f"{self.root} holds {others[0]} and is no batch folder: give another batch_dir")
-        sweep_temporaries(self.root)
-        write_atomic(kept, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_ledger(root: Path) -> list[Line]:
@@ -285,8 +277,9 @@ def _before_the_gate(outcome: Outcome) -> Verdict | None:
     return Verdict(False, outcome.rejected) if outcome.rejected else None
 
 
-def _hold(root: Path) -> FileLock:
+def _hold(root: Path, config: Mapping[str, Any]) -> FileLock:
     try:
+        _refuse_other_folder(root, config)  # before anything is written there, be it the lock
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / LOCK)
         lock.acquire(timeout=0)
@@ -295,6 +288,21 @@ def _hold(root: Path) -> FileLock:
     except OSError as error:
         raise UserError(f"batch_dir {root} cannot be written ({error}): give another batch_dir") from None
     return lock
+
+
+def _refuse_other_folder(root: Path, config: Mapping[str, Any]) -> None:
+    """UserError where a folder is not that of this batch. Only reads: what is another's stays as it is."""
+    kept = root / CONFIG
+    if kept.exists():
+        found = read_json(kept)
+        if read_ledger(root) or any((root / WAITING).glob("*.json")):
+            _refuse_other(found, config, root)
+        # Keys come and go with versions; a model's config.json, say, shares hardly any.
+        elif 2 * len(found.keys() & config.keys()) < len(config):
+            raise UserError(f"{kept} is not the configuration of a batch: give another batch_dir")
+    # Hidden: the lock, and what a killed write left.
+    elif root.is_dir() and (others := [path.name for path in root.iterdir() if not path.name.startswith(".")]):
+        raise UserError(f"{root} holds {others[0]} and is no batch folder: give another batch_dir")
 
 
 def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
