@@ -292,6 +292,26 @@ def test_a_calibration_that_goes_while_it_is_used_does_not_cost_the_summary(
     assert (tmp_path / "batch" / "gallery.html").exists()
 
 
+def test_a_batch_goes_on_with_the_calibration_it_was_begun_with(cut, calibrated, run, gate, tmp_path, capsys):
+    """Whatever mode=calibrate writes meanwhile; until something is decided the newest counts."""
+    root, threshold = cut
+    newer = write(tmp_path / "newer.json", calibrated, steps=[1], thresholds=[0.0])
+    file, copy = tmp_path / "calibration.json", tmp_path / "batch" / "calibration.json"
+    copy.parent.mkdir()
+    shutil.copy(newer, copy)  # of a start that was killed before anything was decided
+    (copy.parent / "config.json").write_text((root / "config.json").read_text())
+    write(file, calibrated, steps=[2], thresholds=[threshold])
+    use = (gate, "preview=calibrated", f"preview.file={file}")
+    run(copy.parent, *use, "target=3", "max_candidates=3")
+    assert copy.read_bytes() == file.read_bytes() and "not as it was" not in capsys.readouterr().out
+    newer.rename(file)
+    run(copy.parent, *use, "target=5", "max_candidates=5")
+    assert f"begun with, {copy}" in capsys.readouterr().out
+    file.unlink()
+    run(copy.parent, *use, "target=6", "max_candidates=6")
+    assert ledger(copy.parent) == ledger(root)[:6]
+
+
 def test_a_look_that_would_never_come_is_refused(run, tmp_path):
     previews = ("preview=thresholds", "preview.steps=[2,4]", "preview.thresholds=[0,0]")
     with pytest.raises(UserError, match=r"preview.steps 4 is not before the end: .* takes 4 denoiser calls; .* 1 to 3"):
@@ -310,6 +330,9 @@ def test_the_linear_map_is_fitted_once_and_goes_with_the_calibration(run, gate, 
     use = (gate, "preview=calibrated", "target=2", "max_candidates=2")
     run(tmp_path / "b", *use, f"preview.file={file}")
     assert all(line["previews"] for line in ledger(tmp_path / "b"))
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    run(tmp_path / "b", *use, f"preview.file={file}", "target=3", "max_candidates=3")  # the batch has both, too
+    (tmp_path / "elsewhere").rename(tmp_path / "a")
     shutil.copy(file, tmp_path / "calibration.json")  # without the map
     with pytest.raises(UserError, match=r"linear\.safetensors cannot be read"):
         run(tmp_path / "c", *use, f"preview.file={tmp_path / 'calibration.json'}")

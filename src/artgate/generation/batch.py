@@ -127,6 +127,11 @@ class Batch:
             self.root.rmdir()
 
 
+def is_begun(root: Path) -> bool:
+    """Whether a folder's batch has candidates that are decided, or wait for it. Only reads."""
+    return bool(read_ledger(root)) or any((root / WAITING).glob("*.json"))
+
+
 def read_ledger(root: Path) -> list[Line]:
     """The lines of a batch's ledger; UserError where it was changed by hand."""
     lines = read_lines(root / LEDGER)
@@ -295,7 +300,7 @@ def _refuse_other_folder(root: Path, config: Mapping[str, Any]) -> None:
     kept = root / CONFIG
     if kept.exists():
         found = read_json(kept)
-        if read_ledger(root) or any((root / WAITING).glob("*.json")):
+        if is_begun(root):
             _refuse_other(found, config, root)
         # Keys come and go with versions; a model's config.json, say, shares hardly any.
         elif 2 * len(found.keys() & config.keys()) < len(config):

@@ -107,9 +107,10 @@ def load_calibration(path: Path) -> Calibration:
     return calibration
 
 
-def resolved_preview(settings: GenerateConfig) -> tuple[PreviewConfig, Calibration | None]:
+def resolved_preview(settings: GenerateConfig, kept: Path | None = None) -> tuple[PreviewConfig, Calibration | None]:
     """The previews that a batch is made with, and the calibration that they are from, if any.
 
+    kept: the batch's own copy of the calibration that it was begun with; counts instead of what preview.file has now.
     Raises UserError for a calibration of another schedule, other prompts or another gate, or one that rejects nothing,
     and for previews beside a gate whose verdicts do not stand for themselves.
     """
@@ -119,7 +120,7 @@ def resolved_preview(settings: GenerateConfig) -> tuple[PreviewConfig, Calibrati
     check_gate(settings)
     if config.kind != "calibrated":
         return config, None
-    path = Path(str(config.file)).expanduser()
+    path = kept or Path(str(config.file)).expanduser()
     calibration = load_calibration(path)
     refuse_other(calibration.made_for, made_for_settings(settings), path)
     if not calibration.steps:
@@ -136,6 +137,16 @@ def resolved_preview(settings: GenerateConfig) -> tuple[PreviewConfig, Calibrati
         thresholds=calibration.thresholds,
     )
     return resolved, calibration
+
+
+def keep_calibration(root: Path, calibration: Calibration, preview: PreviewConfig) -> None:
+    """Copy a calibration and the map that it names into a batch folder: the batch goes on by it, whatever comes after.
+
+    preview: what it was resolved to.
+    """
+    if preview.linear:
+        write_atomic(root / LINEAR, Path(preview.linear).read_bytes())
+    save_calibration(root / CALIBRATION, calibration)
 
 
 def check_gate(settings: GenerateConfig) -> None:

@@ -19,7 +19,7 @@ from artgate.config import validated
 from artgate.errors import UserError
 from artgate.generation.allocation import Allocation, Stream, build_allocation
 from artgate.generation.basemap import build_basemap
-from artgate.generation.batch import Batch, produce, read_json, whole_groups
+from artgate.generation.batch import Batch, is_begun, produce, read_json, whole_groups
 from artgate.generation.calibrating import calibration_settings, fit_linear_map, previews_as_model
 from artgate.generation.calibrating import conclude as conclude_calibration
 from artgate.generation.config import GenerateConfig
@@ -28,8 +28,11 @@ from artgate.generation.gate import Judge, build_gate
 from artgate.generation.interrupts import Interrupts
 from artgate.generation.likeness import Likeness, diversity
 from artgate.generation.preview_calibration import (
+    CALIBRATION,
     LINEAR,
     Calibration,
+    keep_calibration,
+    load_calibration,
     made_for_models,
     refuse_other,
     resolved_preview,
@@ -74,10 +77,13 @@ def generate(cfg: DictConfig) -> dict[str, Any]:
     if settings.mode == "calibrate":
         settings = calibration_settings(settings)
     _check_what_is_light(settings)
-    preview, calibration = resolved_preview(settings)
+    root = _batch_dir(settings)
+    with _unwritable_told(root):
+        kept = _kept_calibration(settings, root)
+    preview, calibration = resolved_preview(settings, kept)
     source = CandidateSource(settings.prompts, settings.seed, settings.gate.group)
     _check_weights(source)
-    batch = Batch(_batch_dir(settings), asdict(settings))
+    batch = Batch(root, asdict(settings))
     with contextlib.closing(batch), _unwritable_told(batch.root):
         try:
             if _is_over(batch, settings):
@@ -115,6 +121,8 @@ def _work(
             previewer, previews = _load_previews(settings, preview, calibration, stages, batch.root)
             loading = time.perf_counter() - begun
             _settle_models(batch, stages.models | _certificate_as_model(gate) | previews)
+            if calibration:
+                keep_calibration(batch.root, calibration, preview)
         except BaseException:
             batch.discard()
             raise
@@ -144,6 +152,20 @@ def _work(
         if tracker.where:
             print(f"W&B      {tracker.where}")
         records.purge_strays(batch.lines)
+
+
+def _kept_calibration(settings: GenerateConfig, root: Path) -> Path | None:
+    """The copy of its calibration that a batch was begun with, where it has one: mode=calibrate may go on meanwhile."""
+    kept, file = root / CALIBRATION, settings.preview.get("file")
+    if settings.preview.get("kind") != "calibrated" or file is None or not (kept.is_file() and is_begun(root)):
+        return None
+    try:
+        same = load_calibration(Path(file).expanduser()).fingerprint == load_calibration(kept).fingerprint
+    except UserError:
+        same = False
+    if not same:
+        print(f"preview.file {file} is not as it was: {root} goes on with the calibration it was begun with, {kept}")
+    return kept
 
 
 def _load_previews(
