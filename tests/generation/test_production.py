@@ -205,8 +205,8 @@ def test_a_picture_without_any_variation_is_a_failure(run: Run, model: Path, tmp
 
 
 @pytest.mark.slow
-def test_too_little_memory_for_the_slots_is_told_in_sessions_sidecars_and_summary(
-    run: Run, tmp_path: Path, monkeypatch
+def test_slots_lowered_for_lack_of_memory_are_told_and_kept_in_later_sessions(
+    run: Run, tmp_path: Path, monkeypatch, capsys
 ):
     from artgate.generation.models import DiffusionModel
 
@@ -220,10 +220,29 @@ def test_too_little_memory_for_the_slots_is_told_in_sessions_sidecars_and_summar
     monkeypatch.setattr(DiffusionModel, "denoise", full)
     summary = run(tmp_path, "target=3", "gate.threshold=0", "diffusion.slots=5")
     assert summary["slots"] == [2] and summary["accepted"] == 3 and summary["failed"] == 0
+    assert "going on with" not in capsys.readouterr().out
+    monkeypatch.setattr(DiffusionModel, "denoise", denoise)  # there would be room again
+    assert run(tmp_path, "target=4", "gate.threshold=0", "diffusion.slots=5")["slots"] == [2]
+    assert "for 5 slots in an earlier session: going on with 2. " in capsys.readouterr().out
     sessions = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]
-    assert [session["event"] for session in sessions] == ["begun", "shrunk", "ended"]
-    for path in (tmp_path / "accepted" / "sidecars").iterdir():
-        assert json.loads(path.read_text())["sampler"]["slots"] == 2
+    told = [(session["event"], session.get("slots")) for session in sessions]
+    assert told == [("begun", 5), ("shrunk", 2), ("ended", None), ("begun", 2), ("ended", None)]
+    sidecars = list((tmp_path / "accepted" / "sidecars").iterdir())
+    assert [json.loads(path.read_text())["sampler"]["slots"] for path in sidecars] == [2] * 4
+    shapes: list[int] = []
+    monkeypatch.setattr(DiffusionModel, "denoise", lambda *all: shapes.append(len(all[1])) or denoise(*all))
+    remake(sidecars[0])  # with the slots of then, whatever the configuration has
+    assert set(shapes) == {2}
+
+
+def test_slots_are_those_configured_while_nothing_is_decided(run: Run, tmp_path: Path, capsys):
+    run(tmp_path, "target=1", "gate.threshold=0")
+    (tmp_path / "candidates.jsonl").unlink()
+    with (tmp_path / "sessions.jsonl").open("a") as sessions:
+        sessions.write('{"event": "shrunk", "slots": 1, "seconds": {}, "evaluations": 0}\n')
+    run(tmp_path, "target=1", "gate.threshold=0", "diffusion.slots=2")
+    (path,) = (tmp_path / "accepted" / "sidecars").iterdir()
+    assert json.loads(path.read_text())["sampler"]["slots"] == 2 and "going on" not in capsys.readouterr().out
 
 
 def test_max_candidates_ends_a_batch_that_is_not_complete(run: Run, tmp_path: Path):

@@ -118,6 +118,7 @@ def _work(
             gate = build_gate(settings.gate, batch.lines)
             begun = time.perf_counter()
             stages = load_stages(settings)
+            stages.sampler.slots = _slots_in_use(batch, stages.sampler.slots)
             previewer, previews = _load_previews(settings, preview, calibration, stages, batch.root)
             loading = time.perf_counter() - begun
             _settle_models(batch, stages.models | _certificate_as_model(gate) | previews)
@@ -152,6 +153,23 @@ def _work(
         if tracker.where:
             print(f"W&B      {tracker.where}")
         records.purge_strays(batch.lines)
+
+
+def _slots_in_use(batch: Batch, configured: int) -> int:
+    """The slots that a batch was last made with: fewer than configured once memory was too little for those.
+
+    With the full number the same would happen again, and last bits depend on the shape of the minibatch.
+    """
+    if not batch.begun:  # another configuration may have been tried, which took more memory
+        return configured
+    noted = [session["slots"] for session in read_lines(batch.root / SESSIONS) if "slots" in session]
+    slots = min([configured, *noted[-1:]])
+    if slots < configured:
+        print(
+            f"memory was too little for {configured} slots in an earlier session: going on with {slots}. Last bits "
+            f"depend on them: for {configured} again, make room and begin another batch_dir"
+        )
+    return slots
 
 
 def _kept_calibration(settings: GenerateConfig, root: Path) -> Path | None:
@@ -222,7 +240,8 @@ def _session(batch: Batch, sampler: Any, loading: float) -> Iterator[None]:
     path = batch.root / SESSIONS
     repair_lines(path)
     at, before = datetime.now(UTC).isoformat(timespec="seconds"), batch.evaluations
-    append_line(path, {"event": "begun", "at": at, "seconds": {"load": loading}, "evaluations": 0})
+    begun = {"event": "begun", "at": at, "slots": sampler.slots, "seconds": {"load": loading}, "evaluations": 0}
+    append_line(path, begun)
     nothing: dict[str, Any] = {"seconds": {}, "evaluations": 0}
     sampler.on_shrinking = lambda slots: append_line(path, {"event": "shrunk", "slots": slots, **nothing})
     try:
