@@ -24,6 +24,7 @@ from artgate.artworks.decode import decode
 from artgate.artworks.parameters import read_parameters
 from artgate.errors import UserError
 from artgate.generation.artwork_file import SAMPLERS
+from artgate.generation.config import MovedConfig
 from artgate.generation.production import generate, run
 from artgate.generation.remaking import compare, psnr, read_sidecar, remake
 from artgate.generation.schedulers import SCHEDULERS
@@ -156,6 +157,55 @@ def test_a_sidecar_alone_makes_the_artwork_and_says_what_cannot_be_compared(enla
     alone.write_text(json.dumps(told | {"small": {"sha256": "0" * 64}}))
     before, _ = compare(alone, remake(alone))
     assert before.decibels is None and "not bit-identical; how like, cannot be told" in before.told
+
+
+@pytest.fixture(scope="module")
+def relative(model: Path, scorer: Path, tmp_path_factory) -> Path:
+    """The sidecar of an artwork whose model and base picture were named relative to the folder that it was made in."""
+    made_in = tmp_path_factory.mktemp("made_in")
+    shutil.copytree(model, made_in / "models" / "mine")
+    Image.new("RGB", (64, 64), "teal").save(made_in / "teal.png")
+    prompt = "prompts.prompts=[{prompt: a frog, basemap: teal.png}]"
+    with contextlib.chdir(made_in):
+        overrides = ("gate.threshold=0", "target=1", prompt, "basemap.strength=0.5")
+        generate(configured(Path("models/mine"), scorer, Path("batch"), *overrides))
+    (sidecar,) = (made_in / "batch" / "accepted" / "sidecars").iterdir()
+    assert json.loads((made_in / "batch" / "config.json").read_text())["diffusion"]["model"] == "models/mine"
+    return sidecar
+
+
+def test_models_named_by_relative_paths_are_found_from_elsewhere(relative: Path, tmp_path: Path):
+    with contextlib.chdir(tmp_path):
+        assert remake(relative).data == artwork_of(relative).read_bytes()
+
+
+def test_what_has_moved_is_told_with_its_cure(relative: Path, tmp_path: Path):
+    project = shutil.copytree(relative.parents[3], tmp_path / "project")
+    told = json.loads(relative.read_text())
+    told["paths"] = {name: str(tmp_path / "gone" / name) for name in told["paths"]}
+    assert set(told["paths"]) == {"models/mine", "teal.png"}
+    sidecar = project / "batch" / "accepted" / "sidecars" / relative.name
+    sidecar.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"gone/models/mine, which is not there any more: .* moved\.model=…"):
+        remake(sidecar)
+    moved = [f"moved.model={project / 'models' / 'mine'}", f"moved.basemap={project}"]
+    run(composed("generate", "mode=remake", f"sidecar={sidecar}", f"out={tmp_path / 'a.png'}", *moved))
+    assert (tmp_path / "a.png").read_bytes() == artwork_of(relative).read_bytes()
+    with contextlib.chdir(project):  # all of it has moved
+        assert remake(sidecar).data == artwork_of(relative).read_bytes()
+    with pytest.raises(UserError, match=r"moved\.lora is given, and .* names nothing of the kind: leave it out"):
+        remake(sidecar, MovedConfig(lora="x"))
+    del told["paths"]  # as former versions wrote it
+    sidecar.write_text(json.dumps(told))
+    with contextlib.chdir(project):
+        assert remake(sidecar).data == artwork_of(relative).read_bytes()
+    with (
+        contextlib.chdir(tmp_path),
+        pytest.raises(UserError, match=r"run it where generate\.py ran then, or say .* moved\.model=FOLDER"),
+    ):
+        remake(sidecar)
+    with pytest.raises(UserError, match="moved is for mode=remake"):
+        run(composed("generate", "moved.model=x"))
 
 
 @pytest.mark.parametrize(

@@ -171,12 +171,25 @@ class ImageConfig:
 
 
 @dataclass
+class MovedConfig:
+    """For mode=remake: where things lie by now that the sidecar has elsewhere. None: as it says.
+
+    model: the diffusion model's folder. lora, upscaler: files of weights. basemap: the folder of the base pictures.
+    """
+
+    model: str | None = None
+    lora: str | None = None
+    upscaler: str | None = None
+    basemap: str | None = None
+
+
+@dataclass
 class GenerateConfig:
     """The whole of `conf/generate.yaml`. The groups of other modules are checked by those modules.
 
     mode: "generate" until `target` are accepted; "calibrate" the early rejection on `n` candidates, to lose at
     most `max_loss` of the acceptable with `confidence`; "remake" the artwork that `sidecar` tells of, into the file or
-    folder `out` (None: below `outputs`).
+    folder `out` (None: below `outputs`), with what has `moved` since.
     target: accepted artworks to make. max_candidates: where to give up. seed: of the stream of candidates.
     outputs: where dated batch folders are made. keep_rejected: keep small pictures of the rejected for the gallery.
     max_failures: candidates that may fail in a row before the run stops.
@@ -203,6 +216,7 @@ class GenerateConfig:
     mode: str = "generate"
     sidecar: str | None = None
     out: str | None = None
+    moved: MovedConfig = field(default_factory=MovedConfig)
     preview: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
     n: int = 200
     max_loss: float = 0.05
@@ -219,6 +233,8 @@ class GenerateConfig:
             raise UserError("mode=remake and sidecar go together: give both, e.g. mode=remake sidecar=FILE, or neither")
         if self.out is not None and self.mode != "remake":
             raise UserError(f"out {self.out} is for mode=remake: the folder of a batch is batch_dir")
+        if self.mode != "remake" and any(vars(self.moved).values()):
+            raise UserError("moved is for mode=remake: in a batch give diffusion.model and the like themselves")
         for key in ("target", "max_candidates", "max_failures"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} {getattr(self, key)} is below 1: give at least 1")

@@ -20,6 +20,7 @@ from artgate.generation.batch import Line, Outcome
 from artgate.generation.config import ImageConfig
 from artgate.generation.gallery_pictures import keep_thumbnail
 from artgate.generation.gate import Verdict
+from artgate.generation.local_paths import local_paths
 from artgate.generation.prompts import Candidate
 from artgate.generation.remaking import SMALL
 from artgate.generation.stages import Stages
@@ -118,8 +119,9 @@ class Records:
 
     def _sidecar(self, outcome: Outcome, picture: Image.Image, line: Line) -> dict[str, Any]:
         diffusion = self.stages.sampler.model.config
+        candidate = asdict(outcome.candidate)
         return {
-            "candidate": asdict(outcome.candidate),
+            "candidate": candidate,
             "sampler": {
                 "scheduler": diffusion.scheduler,
                 "steps": diffusion.steps,
@@ -139,6 +141,7 @@ class Records:
             "models": self.stages.models,
             "versions": versions(self.stages.sampler.model.device),
             "config": self.config,
+            "paths": local_paths({"config": self.config, "candidate": candidate}),
         }
 
     def _provenance(self, candidate: Candidate, line: Line) -> Provenance:

@@ -20,7 +20,8 @@ from artgate.artworks.files import write_atomic
 from artgate.config import validated
 from artgate.errors import UserError
 from artgate.generation.batch import read_json
-from artgate.generation.config import GenerateConfig
+from artgate.generation.config import GenerateConfig, MovedConfig
+from artgate.generation.local_paths import relocated
 from artgate.generation.prompts import Candidate
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def remake_artwork(settings: GenerateConfig) -> Path:
     sidecar = Path(str(settings.sidecar)).expanduser()
     told = read_sidecar(sidecar)
     path = _destination(settings, sidecar, told)
-    remade = remake(sidecar)
+    remade = remake(sidecar, settings.moved)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, remade.data)
     before, after = compare(sidecar, remade)
@@ -74,18 +75,19 @@ def remake_artwork(settings: GenerateConfig) -> Path:
     return path
 
 
-def remake(sidecar: Path) -> Remade:
-    """Make the artwork that a sidecar tells of again: with the threads and precision that it was made with.
+def remake(sidecar: Path, moved: MovedConfig | None = None) -> Remade:
+    """Make the artwork that a sidecar tells of again: with the slots, threads and precision that it was made with.
 
-    Raises UserError where the sidecar is not one, a model is no longer the one that made it, or the candidate fails.
+    moved: what lies elsewhere by now. Raises UserError where the sidecar is not one, a model is not found or no longer
+    the one that made it, or the candidate fails.
     """
     from artgate.generation.artwork_file import artwork_file, versions
     from artgate.generation.stages import load_painter
 
-    told = read_sidecar(sidecar)
+    told = relocated(read_sidecar(sidecar), moved or MovedConfig(), sidecar)
     settings = _settings(told, sidecar)
     candidate = _candidate(told, sidecar)
-    with _threads(told):
+    with _threads(told), _beginning_of_paths(told, sidecar):
         painter = load_painter(settings)
         _refuse_other_models(painter.models, told["models"], sidecar)
         small = _painted(painter, candidate, sidecar)
@@ -174,6 +176,20 @@ def _differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
         for name, version in now.items()
         if before.get(name) != version and name not in ("artgate",)
     ]
+
+
+@contextlib.contextmanager
+def _beginning_of_paths(told: dict[str, Any], sidecar: Path) -> Iterator[None]:
+    """Sidecars of former versions have relative paths, and do not tell from where."""
+    try:
+        yield
+    except UserError as error:
+        if "paths" in told:
+            raise
+        raise UserError(
+            f"{error} ({sidecar} does not tell where relative paths begin: run it where generate.py ran then, or say "
+            "where things lie by now, as moved.model=FOLDER)"
+        ) from None
 
 
 @contextlib.contextmanager
