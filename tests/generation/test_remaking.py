@@ -188,6 +188,8 @@ def test_what_has_moved_is_told_with_its_cure(relative: Path, tmp_path: Path):
     sidecar.write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"gone/models/mine, which is not there any more: .* moved\.model=…"):
         remake(sidecar)
+    with pytest.raises(UserError, match=r"moved\.model some/where is not there: give where models/mine lies by now"):
+        remake(sidecar, MovedConfig(model="some/where"))
     moved = [f"moved.model={project / 'models' / 'mine'}", f"moved.basemap={project}"]
     run(composed("generate", "mode=remake", f"sidecar={sidecar}", f"out={tmp_path / 'a.png'}", *moved))
     assert (tmp_path / "a.png").read_bytes() == artwork_of(relative).read_bytes()

@@ -53,6 +53,8 @@ def relocated(told: Sidecar, moved: MovedConfig, sidecar: Path) -> Sidecar:
 
 
 def _found(name: str, paths: Mapping[str, str], setting: str, now: str | None, sidecar: Path) -> str:
+    if now is not None and not _path(now).exists():
+        raise UserError(f"moved.{setting} {now} is not there: give where {name} lies by now")
     if now is not None:
         return str(_path(now) / _path(name).name) if setting == "basemap" else now
     noted = str(paths.get(name, name))
