@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 # Before anything imports torch: tests run on two cores beside other work, and reach no hub and no W&B server.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Workers share the cores, and inherit what the process that starts them has set here for itself.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Threads that wait must not spin: where other work holds a core, each wait would cost its whole time slice.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
