@@ -7,8 +7,9 @@ The denoisers and autoencoders are those of Stable Diffusion 1.5 and SDXL, built
 random weights, on which the cost does not depend, and the embedded model. Each row is a process of its own, so that its
 peak of memory is its own. Every step is the same arithmetic on the same shapes, so that the time of n steps is n times
 that of one; `--check` measures 2 and 6 steps to show it. Text encoding, once a prompt, is left out, and so is guidance,
-which doubles the rows of all alike. On a CPU the time is that of the processor, which a busy machine sways least, and
-`--reduce` divides all sides: that is in favour of the large image, whose attention grows with the square of its area.
+which doubles the rows of all alike. `--slots` images are denoised at once, as `generate.py` does; seconds are for one
+of them, memory is for all. On a CPU the time is that of the processor, which a busy machine sways least, and `--reduce`
+divides all sides: that is in favour of the large image, whose attention grows with the square of its area.
 """
 
 import argparse
@@ -76,6 +77,7 @@ class Settings:
     compile: bool
     channels_last: bool
     vae_tiling: bool
+    slots: int
     reduce: int
     repeats: int
 
@@ -110,6 +112,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="float16 on a GPU, else float32")
     for flag in ("compile", "channels-last", "vae-tiling", "check"):
         parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--slots", type=int, default=1, help="images that are denoised at once")
     parser.add_argument("--reduce", type=int, help="divide all sides by this; 1 on a GPU, else 2")
     parser.add_argument("--repeats", type=int, default=2, help="runs, of which the quickest counts")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -124,6 +127,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         compile=arguments.compile,
         channels_last=arguments.channels_last,
         vae_tiling=arguments.vae_tiling,
+        slots=arguments.slots,
         reduce=arguments.reduce or (1 if gpu else 2),
         repeats=arguments.repeats,
     )
@@ -182,7 +186,7 @@ def child(job: dict[str, Any]) -> dict[str, Cost]:
 
 @torch.inference_mode()
 def paint(name: str, factor: int, steps: int, settings: Settings) -> dict[str, Cost]:
-    """What one step, `steps` of them, and the decoding of an image take."""
+    """What one step, `steps` of them, and the decoding take: seconds an image, memory of all slots."""
     from diffusers import DDIMScheduler
 
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
@@ -197,8 +201,8 @@ def paint(name: str, factor: int, steps: int, settings: Settings) -> dict[str, C
         codec.decoder.forward = torch.compile(codec.decoder.forward)
     weights = memory(device) - before
     width, height = (side // settings.reduce // factor // 8 for side in LARGE)
-    latents = torch.randn(1, unet.config.in_channels, height, width, device=device, dtype=dtype)
-    conditions = conditions_of(unet)
+    latents = torch.randn(settings.slots, unet.config.in_channels, height, width, device=device, dtype=dtype)
+    conditions = conditions_of(unet, settings.slots)
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(MANY)
 
@@ -209,8 +213,9 @@ def paint(name: str, factor: int, steps: int, settings: Settings) -> dict[str, C
             now = scheduler.step(output, timestep, now, return_dict=False)[0]
 
     whole = measured(denoise, device, weights, settings.repeats)
-    decode = measured(lambda: codec.decode(latents, return_dict=False), device, weights, settings.repeats)
-    return {"steps": whole, "step": Cost(whole.seconds / steps, whole.weights, whole.extra), "decode": decode}
+    decode = measured(lambda: codec.decode(latents[:1], return_dict=False), device, weights, settings.repeats)
+    step = Cost(whole.seconds / steps / settings.slots, whole.weights, whole.extra)
+    return {"steps": whole, "step": step, "decode": decode}
 
 
 def networks(name: str) -> tuple[Any, Any]:
@@ -237,16 +242,16 @@ def random_network(kind: Any, config: dict[str, Any]) -> Any:
     return network
 
 
-def conditions_of(unet: Any) -> dict[str, Any]:
-    """Random text for one image."""
+def conditions_of(unet: Any, images: int) -> dict[str, Any]:
+    """Random text for so many images."""
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=unet.device, dtype=unet.dtype)
 
-    text = {"encoder_hidden_states": noise(1, 77, unet.config.cross_attention_dim)}
+    text = {"encoder_hidden_states": noise(images, 77, unet.config.cross_attention_dim)}
     if unet.config.addition_embed_type is None:
         return text
-    return {**text, "added_cond_kwargs": {"text_embeds": noise(1, 1280), "time_ids": noise(1, 6)}}
+    return {**text, "added_cond_kwargs": {"text_embeds": noise(images, 1280), "time_ids": noise(images, 6)}}
 
 
 def enlarge(factor: int, settings: Settings) -> Cost:
