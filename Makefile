@@ -7,7 +7,9 @@ DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 # One process more than there are cores, for those that wait for a crawl; at most five, of about 1.3 GB each.
 WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 5)))
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# The files go to the workers as tests/conftest.py orders them. Bytecode is kept whatever the environment says, or every
+# worker compiles all tests anew, and every process that a test starts the package.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint format bench clean
