@@ -75,10 +75,18 @@ def agiqa3k() -> Path:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
-    """The painted sample of 48 artworks with planted defects; read only."""
+    """The painted sample of 48 artworks with planted defects; read only, painted once for all workers."""
+    from filelock import FileLock
+
+    from artgate.artworks.collection import Collection
     from artgate.artworks.sample import make_sample
 
-    return make_sample(tmp_path_factory.mktemp("sample") / "sample", n=48)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sample"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make_sample(folder.with_name("sample-begun"), n=48).root.rename(folder)
+    return Collection(folder)
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,10 @@ from artgate.errors import UserError
 
 def brute_force(hashes: np.ndarray, radius: int, mirrored: np.ndarray | None = None) -> list[int]:
     """The label of each hash by its definition: the lowest index that can be reached by near pairs."""
-    bits = np.unpackbits(hashes, axis=1).astype(int)
+    bits = np.unpackbits(hashes, axis=1)
     near = (bits[:, None] != bits[None]).sum(-1) <= radius
     if mirrored is not None:
-        near |= (np.unpackbits(mirrored, axis=1).astype(int)[:, None] != bits[None]).sum(-1) <= radius
+        near |= (np.unpackbits(mirrored, axis=1)[:, None] != bits[None]).sum(-1) <= radius
     near |= near.T
     labels = list(range(len(hashes)))
     for start in range(len(hashes)):

@@ -23,10 +23,11 @@ def brute_force(artworks: list[Artwork], radius: int) -> list[str]:
     hashes = [np.frombuffer(bytes.fromhex(a.pdq), np.uint8) for a in artworks]
     found = []
     for i, new in enumerate(artworks):
+        mirrored = mirrored_hash(hashes[i])
         near = [
             artworks[j].image_id
             for j in range(i)
-            if min(distance(hashes[i], hashes[j]), distance(mirrored_hash(hashes[i]), hashes[j])) <= radius
+            if min(distance(hashes[i], hashes[j]), distance(mirrored, hashes[j])) <= radius
             and min(new.pdq_quality, artworks[j].pdq_quality) >= MIN_QUALITY
         ]
         found.append(near[0] if near else "")

@@ -33,6 +33,12 @@ SCHEDULERS = [
 MORE_SCHEDULERS = [
     (name, 0.0) for name in ("ddpm", "dpmpp_2m_karras", "dpmpp_2m_sde", "heun", "euler_trailing", "turbo")
 ]
+# Two are enough for `make test-fast`, where all go the same way: one that draws noise at each step, one that does not.
+QUICK_SCHEDULERS = [("ddim", 0.0), ("euler_ancestral", 0.0)]
+SOME_SLOWLY = [
+    case if case in QUICK_SCHEDULERS else pytest.param(*case, marks=pytest.mark.slow)
+    for case in SCHEDULERS + MORE_SCHEDULERS
+]
 POISON = "a poor painting"  # the prompt that `poisoned` answers with NaN
 
 CROWD = [
@@ -82,14 +88,14 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("scheduler", "eta"), SCHEDULERS + MORE_SCHEDULERS)
+@pytest.mark.parametrize(("scheduler", "eta"), SOME_SLOWLY)
 def test_a_candidate_is_bit_identical_alone_among_others_and_with_neighbours_dropped(poisoned, threads, scheduler, eta):
     threads(2)
     sampler = SlotSampler(poisoned, scheduler, steps=4, guidance=4.0, slots=4, strength=0.5, eta=eta)
     assert_bit_identical(sampler)
 
 
-@pytest.mark.parametrize(("cores", "slots"), [(1, 3), (2, 3), (3, 4)])
+@pytest.mark.parametrize(("cores", "slots"), [(1, 3), pytest.param(2, 3, marks=pytest.mark.slow), (3, 4)])
 def test_bit_identity_holds_for_any_number_of_threads_and_slots(poisoned, threads, cores, slots):
     threads(cores)
     assert_bit_identical(SlotSampler(poisoned, "euler_ancestral", steps=4, guidance=4.0, slots=slots, strength=0.5))
@@ -370,7 +376,7 @@ class Watcher:
         return 0.0 if self.ends.get(len(self.seen)) else 1.0
 
 
-@pytest.mark.parametrize(("scheduler", "eta"), SCHEDULERS + MORE_SCHEDULERS)
+@pytest.mark.parametrize(("scheduler", "eta"), SOME_SLOWLY)
 def test_being_looked_at_changes_nothing(loaded, scheduler, eta):
     sampler = SlotSampler(loaded("sd1"), scheduler, steps=4, guidance=4.0, slots=3, strength=0.5, eta=eta)
     crowd = [candidate for candidate in CROWD if candidate.prompt != POISON]
