@@ -32,9 +32,9 @@ def previews_told(lines: Sequence[Line], summary: Mapping[str, Any], calibration
         low, high = wilson_interval(accepted, candidates)
         told["saving"] = saving
         told["saving_95"] = [saving * bound * candidates / accepted for bound in (low, high)]
-    if summary["evaluations"]:
-        whole = candidates * unpruned["evaluations"]
-        told["same_candidates"] = whole / summary["evaluations"] * (1 - calibration.loss)
+    # Without what candidates took that were never decided: those in the slots when the target was reached
+    if taken := sum(line["evaluations"] for line in lines):
+        told["same_candidates"] = candidates * unpruned["evaluations"] / taken * (1 - calibration.loss)
     return told
 
 
