@@ -1,6 +1,7 @@
 """The error that a user can act on, and how it ends an entry point."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -24,6 +25,9 @@ def exits_cleanly(main: Callable[P, R]) -> Callable[P, R]:
             return main(*args, **kwargs)
         except UserError as error:
             told = str(error)
+        except BrokenPipeError:  # whoever read along, as `| head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+            raise SystemExit(1) from None
         except OSError as error:
             told = _of_a_file(error)
         # A message may quote what came from outside, which must not steer the terminal.
