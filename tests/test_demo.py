@@ -30,11 +30,13 @@ def test_the_table_compares_a_batch_with_and_without_its_gate():
     assert rows == {
         "delivered": ("20", "5"),
         "of these acceptable (yield)": ("25%", "100%"),
-        "mean score": ("0.375", "0.750"),
+        "mean score": ("0.38", "0.75"),
         "denoiser evaluations per acceptable": ("160", "160"),
         "pictures enlarged per acceptable": ("4.0", "1.0"),
         "seconds per acceptable": ("14.0", "8.0"),  # 15 more pictures to enlarge, 2 s each
     }
+    small = comparison(summary, {"all": [3e-6, 3.3e-5], "accepted": [3.3e-5]})
+    assert ("mean score", "1.8e-05", "3.3e-05") in small  # never "0.000" for both
     nothing = comparison(summary, {"all": [0.25], "accepted": []})
     assert ("denoiser evaluations per acceptable", "none accepted", "none accepted") in nothing
 
