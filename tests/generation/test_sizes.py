@@ -46,7 +46,8 @@ def test_whatever_is_delivered_is_covered_in_steps_of_eight_or_refused(width, he
     try:
         made = generated_size(application((width, height)), (own, own), 8, factor)
     except UserError:
-        assert math.ceil(width / factor) * math.ceil(height / factor) > 2.5 * own * own
+        too_many = math.ceil(width / factor) * math.ceil(height / factor) > 2.5 * own * own
+        assert too_many or max(width / height, height / width) > 8
         return
     assert made[0] % 8 == made[1] % 8 == 0
     assert round(made[0] * factor) >= width and round(made[1] * factor) >= height
@@ -79,6 +80,19 @@ def test_without_a_final_size_the_models_own_and_with_a_size_of_ones_own_that():
 def test_what_is_out_of_reach_is_told_with_its_cures(wanted, own, factor, message):
     with pytest.raises(UserError, match=message):
         generated_size(wanted, own, 8, factor)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "factor", "message"),
+    [
+        (application((31, 40)), 4.0, "delivers 31x40: a side of 31 pixels, fewer than 32"),
+        (application((2050, 256)), 4.0, "delivers 2050x256: one side 8.0 times the other, more than 8"),
+        (application(made=(4096, 4104)), 2.0, "delivers 8192x8208: 67,239,936 pixels, more than 67,108,864"),
+    ],
+)
+def test_what_no_collection_would_keep_is_refused_before_it_is_painted(wanted, factor, message):
+    with pytest.raises(UserError, match=f"{message}, which no Collection keeps; choose another size"):
+        generated_size(wanted, (512, 512), 8, factor)
 
 
 def test_to_extend_a_picture_one_side_must_reach():

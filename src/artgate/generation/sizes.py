@@ -7,6 +7,7 @@ are taken only where those would cost too much of the picture.
 import math
 from collections.abc import Iterator
 
+from artgate.artworks.decode import LIMITS
 from artgate.errors import UserError
 from artgate.generation.config import ApplicationConfig
 
@@ -25,7 +26,7 @@ def generated_size(application: ApplicationConfig, own: Size, step: int, factor:
     least of the picture to it, at about as many pixels as the model's own (or as the final size needs).
 
     own: the model's size. step: pixels that a side is a multiple of. factor: of the upscaler.
-    Raises UserError where the final size is out of reach.
+    Raises UserError where the final size is out of reach, or one that no Collection would keep.
     """
     final = final_size(application)
     if application.width is not None and application.height is not None:
@@ -35,6 +36,7 @@ def generated_size(application: ApplicationConfig, own: Size, step: int, factor:
     else:
         chosen = _chosen(application.name, final, own, step, factor)
     _check_reached(application, chosen, factor)
+    _check_kept(application, final or _enlarged(chosen, factor))
     return chosen
 
 
@@ -94,7 +96,7 @@ def _check_reached(application: ApplicationConfig, size: Size, factor: float) ->
     final = final_size(application)
     if final is None:
         return
-    enlarged = (round(size[0] * factor), round(size[1] * factor))
+    enlarged = _enlarged(size, factor)
     reached = [have >= want for have, want in zip(enlarged, final, strict=True)]
     if not (all(reached) if application.fit == "crop" else any(reached)):
         raise UserError(
@@ -102,3 +104,24 @@ def _check_reached(application: ApplicationConfig, size: Size, factor: float) ->
             f"{factor:g}x are only {enlarged[0]}x{enlarged[1]}: generate larger (application.width, "
             "application.height), or choose an upscaler of a larger scale"
         )
+
+
+def _check_kept(application: ApplicationConfig, delivered: Size) -> None:
+    """Refuse now what would be painted and enlarged, and then not be taken as an artwork."""
+    shorter, longer = sorted(delivered)
+    if shorter < LIMITS.min_side:
+        why = f"a side of {shorter} pixels, fewer than {LIMITS.min_side}"
+    elif longer / shorter > LIMITS.max_aspect:
+        why = f"one side {longer / shorter:.1f} times the other, more than {LIMITS.max_aspect:g}"
+    elif shorter * longer > LIMITS.max_pixels:
+        why = f"{shorter * longer:,} pixels, more than {LIMITS.max_pixels:,}"
+    else:
+        return
+    raise UserError(
+        f"application {application.name} delivers {delivered[0]}x{delivered[1]}: {why}, which no Collection keeps; "
+        "choose another size"
+    )
+
+
+def _enlarged(size: Size, factor: float) -> Size:
+    return round(size[0] * factor), round(size[1] * factor)
