@@ -24,8 +24,11 @@ from artgate.scoring.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "pytorch_lightning", "wandb", "sklearn", "timm", "transformers"}
-# The sample is small and the encoder sees little: seconds, not minutes.
-QUICK = ["experiment=sample", "encoder.sizes=[128]", "encoder.features=stages", "trainer.epochs=12", "head.members=1"]
+# The sample is small, the encoder sees little, and intervals are rough: seconds, not minutes.
+QUICK = [
+    "experiment=sample", "encoder=embedded_fast", "encoder.sizes=[128]", "encoder.features=stages", "trainer.epochs=12",
+    "head.members=1", "report.resamples=100",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,7 @@ def finished(own, cache, tmp_path_factory):
     return folder, ended.stdout
 
 
+@pytest.mark.slow
 def test_leaves_everything_and_says_where(finished):
     folder, told = finished
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -87,6 +91,7 @@ def test_leaves_everything_and_says_where(finished):
     assert metrics["people"] is None and "## Beside people" not in card
 
 
+@pytest.mark.slow
 def test_the_scorer_scores(finished, sample):
     from artgate.scoring.scorer import Scorer
 
@@ -101,6 +106,7 @@ def test_the_scorer_scores(finished, sample):
     assert good - poor > 0.1
 
 
+@pytest.mark.slow
 def test_wandb_has_the_run_offline(finished):
     (record,) = (finished[0] / "wandb").glob("offline-run-*/run-*.wandb")
     data = record.read_bytes()
@@ -113,6 +119,7 @@ def test_wandb_has_the_run_offline(finished):
     assert page.read_text() == (finished[0] / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_scorer_knows_the_artifact_that_was_logged_of_it(finished):
     from artgate.scoring.tracking import logged_scorer
 
@@ -122,6 +129,7 @@ def test_the_scorer_knows_the_artifact_that_was_logged_of_it(finished):
     assert found is not None and (found.name, found.digest) == (logged.name, logged.digest)
 
 
+@pytest.mark.slow
 def test_no_secret_is_written_down(finished):
     folder, told = finished
     for secret in ("a" * 40, "b" * 40):
@@ -197,6 +205,10 @@ def test_multirun_goes_over_heads_and_seeds(own, cache, tmp_path):
         f"paths.cache={cache}",
         f"hydra.sweep.dir={tmp_path}",
         "logger=none",
+        "trainer.epochs=2",
+        "trainer.earliest=0",
+        "data.damaged=0",
+        "data.harmless=0",
         "head=linear,mlp",
         "seed=1,2",
     )
