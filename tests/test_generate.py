@@ -57,6 +57,8 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
         (["diffusion.scheduler=dimm"], "diffusion.scheduler 'dimm' is not one of"),
         (["prompts.prompts=[]"], "prompts.prompts is empty"),
         (['prompts.prompts=["a frog at (16:9)"]'], "weight 9 of '16' in prompt 'a frog at (16:9), "),
+        (['prompts.prompts=["a {frog|owl|(cat:8)}"]'], "weight 8 of 'cat' in prompt "),
+        (["diffusion=local", "diffusion.model=/no/such/folder", "diffusion.licence=MIT"], "'/no/such/folder' is not"),
         (["image.format=gif"], "image.format 'gif' is not one of png, jpeg, webp"),
         (["image.quality=0"], "image.quality 0 is outside [1, 100]"),
         (["application.width=100", "application.height=96"], "application.width 100 is not a multiple of 8"),

@@ -40,6 +40,14 @@ def test_the_line_tells_this_sessions_rate_and_the_time_left():
     assert told == "3/8 accepted · 10 candidates · yield 30% · 0.20 images/s · 1:23 left"
 
 
+def test_a_calibration_counts_candidates_and_what_is_left_of_them():
+    now = standing(accepted=3, target=40, candidates=10, decided_now=4, seconds=20.0, of_candidates=True)
+    assert in_one_line(now) == "10/40 candidates · 3 accepted · yield 30% · 0.20 images/s · 2:30 left"
+    told = shown(now, [])
+    assert re.search(r"candidates +\S* +10 / 40", told) and "0:20 so far · 2:30 left" in told
+    assert standing(0, 40, 10, 4, 20.0, of_candidates=True).left == 150  # also while none is accepted
+
+
 def test_what_is_not_known_yet_is_not_guessed():
     assert in_one_line(standing(0, 8, 0, 0, 3.0)) == "0/8 accepted · 0 candidates · yield ? · ? images/s · ? left"
     assert in_one_line(standing(0, 8, 5, 5, 5.0)).endswith("yield 0% · 1.00 images/s · ? left")

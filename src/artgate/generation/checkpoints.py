@@ -46,6 +46,14 @@ def checkpoint_folder(
     safety: the safety checker that its model_index.json names has to be there too.
     Raises UserError with the cure for anything that keeps the checkpoint from being used.
     """
+    return local_checkpoint(model, safety) or _from_hub(model, revision, variant, gigabytes, safety)
+
+
+def local_checkpoint(model: str, safety: bool = True) -> Path | None:
+    """The folder of a checkpoint that no download is needed for; None for a hub repository.
+
+    Raises UserError with the cure where it is not there, or lacks something.
+    """
     if model == "embedded":
         missing = f"the embedded model is missing from this installation ({EMBEDDED}): reinstall artgate"
         return _local(EMBEDDED, missing, safety)
@@ -53,7 +61,7 @@ def checkpoint_folder(
         return _local(Path(model).expanduser(), "", safety)
     if _reads_as_path(model):
         raise UserError(_no_such_folder(model))
-    return _from_hub(model, revision, variant, gigabytes, safety)
+    return None
 
 
 def carries_safety_checker(folder: Path) -> bool:

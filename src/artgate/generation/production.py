@@ -4,6 +4,7 @@ Nothing heavy is imported before the configuration has been checked, nor where t
 """
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from artgate.generation.stages import Stages
 
 MODELS, SESSIONS, SUMMARY = "models.json", "sessions.jsonl", "summary.json"
+# Of each template, before anything is loaded: rare alternatives are met later, and then fail their candidate alone.
+PROMPTS_READ = 32
 
 
 def run(cfg: DictConfig) -> None:
@@ -145,7 +148,9 @@ def _work(
         with (
             _session(batch, stages.sampler, loading),
             open_tracker(settings.logger, batch, asdict(settings), _scorer_folder(settings)) as tracker,
-            Progress(settings.target, batch, settings.progress_seconds) as progress,
+            Progress(
+                settings.target, batch, settings.progress_seconds, of_candidates=settings.mode == "calibrate"
+            ) as progress,
         ):
             for line in decided:
                 progress.advance()
@@ -277,8 +282,10 @@ def _conclude(batch: Batch, settings: GenerateConfig, calibration: Calibration |
 def _report(summary: dict[str, Any], root: Path, gallery: Path, ended: bool) -> str:
     """In words. ended: by its gate, so that the same command would not go on."""
     low, high = summary["yield_95"]
+    # A calibration has a target of candidates, whatever becomes of them
+    of_target = "" if summary["config"].get("mode") == "calibrate" else f" of {summary['target']}"
     lines = [
-        f"{summary['accepted']} of {summary['target']} accepted out of {summary['candidates']} candidates"
+        f"{summary['accepted']}{of_target} accepted out of {summary['candidates']} candidates"
         f" ({summary['failed']} failed): yield {summary['yield'] or 0:.1%}, 95 % interval {low:.1%} to {high:.1%}"
     ]
     if summary["accepted"]:
@@ -298,8 +305,8 @@ def _report(summary: dict[str, Any], root: Path, gallery: Path, ended: bool) -> 
 
 
 def _check_what_is_light(settings: GenerateConfig) -> None:
-    """Complain now of what would otherwise be told of once torch is loaded."""
-    validated(DiffusionConfig, settings.diffusion, "diffusion")
+    """Complain now of what would otherwise be told of once torch is loaded, or an upscaler downloaded."""
+    diffusion = validated(DiffusionConfig, settings.diffusion, "diffusion")
     validated(UpscalerConfig, settings.upscaler, "upscaler")
     build_basemap(settings.basemap, width=8, height=8)
     if settings.image.sign:
@@ -311,14 +318,17 @@ def _check_what_is_light(settings: GenerateConfig) -> None:
         )
     if settings.gate.kind == "certified":
         _check_certificate(settings)
+    from artgate.generation.checkpoints import local_checkpoint  # a hub's client comes along, for good input alone
+
+    local_checkpoint(diffusion.model, diffusion.safety_checker)
 
 
 def _check_weights(source: CandidateSource) -> None:
-    """Refuse weights of words that no model would take, as far as a first prompt of each template shows them."""
-    for template in range(source.templates):
-        first = source.candidate(template * source.group, template)
-        read_weights(first.prompt)
-        read_weights(first.negative_prompt)
+    """Refuse weights of words that no model would take, as far as the first prompts of each template show them."""
+    for template, number in itertools.product(range(source.templates), range(PROMPTS_READ)):
+        found = source.candidate(number * source.group, template)
+        read_weights(found.prompt)
+        read_weights(found.negative_prompt)
 
 
 def _check_certificate(settings: GenerateConfig) -> None:

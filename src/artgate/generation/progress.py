@@ -30,7 +30,7 @@ class Standing:
     """The figures of a moment. candidates, accepted: of all sessions; the others of this one.
 
     rate: candidates a second. left: seconds until the target is reached, at that rate and the batch's yield. None:
-    not known yet.
+    not known yet. of_candidates: the target is one of candidates, whatever becomes of them.
     """
 
     accepted: int
@@ -39,16 +39,30 @@ class Standing:
     seconds: float
     rate: float | None
     left: float | None
+    of_candidates: bool = False
+
+    @property
+    def reached(self) -> int:
+        """How much of the target is reached."""
+        return min(self.candidates if self.of_candidates else self.accepted, self.target)
 
 
 class Progress:
     """A context in which the standing of a batch is told.
 
-    interval: seconds between two lines where `stream` (stderr, if None) is no terminal.
+    interval: seconds between two lines where `stream` (stderr, if None) is no terminal. of_candidates: see `Standing`.
     """
 
-    def __init__(self, target: int, batch: Batch, interval: float, stream: TextIO | None = None):
+    def __init__(
+        self,
+        target: int,
+        batch: Batch,
+        interval: float,
+        stream: TextIO | None = None,
+        of_candidates: bool = False,
+    ):
         self._target = target
+        self._of_candidates = of_candidates
         self._batch = batch
         self._interval = interval
         self._console = Console(file=stream or sys.stderr, highlight=False)
@@ -88,27 +102,33 @@ class Progress:
     def _standing(self) -> Standing:
         lines = self._batch.lines
         seconds = time.monotonic() - self._begun
-        return standing(self._batch.accepted, self._target, len(lines), len(lines) - self._before, seconds)
+        decided_now = len(lines) - self._before
+        return standing(self._batch.accepted, self._target, len(lines), decided_now, seconds, self._of_candidates)
 
     def _view(self) -> RenderableType:
         return view(self._standing(), self._batch.lines, str(self._batch.root))
 
 
-def standing(accepted: int, target: int, candidates: int, decided_now: int, seconds: float) -> Standing:
+def standing(
+    accepted: int, target: int, candidates: int, decided_now: int, seconds: float, of_candidates: bool = False
+) -> Standing:
     """decided_now: candidates decided in the `seconds` of this session; the others: of all sessions."""
     rate = decided_now / seconds if decided_now and seconds > 0 else None
-    left = max(0, target - accepted) * candidates / accepted / rate if accepted and rate else None
-    return Standing(accepted, target, candidates, seconds, rate, left)
+    if of_candidates:
+        left = max(0, target - candidates) / rate if rate else None
+    else:
+        left = max(0, target - accepted) * candidates / accepted / rate if accepted and rate else None
+    return Standing(accepted, target, candidates, seconds, rate, left, of_candidates)
 
 
 def in_one_line(now: Standing) -> str:
     """The standing as a line of a log."""
     share = f"{now.accepted / now.candidates:.0%}" if now.candidates else "?"
     rate = "?" if now.rate is None else f"{now.rate:.2f}"
-    return (
-        f"{now.accepted}/{now.target} accepted · {now.candidates} candidates · yield {share} · {rate} images/s · "
-        f"{_clock(now.left)} left"
-    )
+    counts = [f"{now.accepted}/{now.target} accepted", f"{now.candidates} candidates"]
+    if now.of_candidates:
+        counts = [f"{now.candidates}/{now.target} candidates", f"{now.accepted} accepted"]
+    return " · ".join([*counts, f"yield {share}", f"{rate} images/s", f"{_clock(now.left)} left"])
 
 
 def view(now: Standing, lines: Sequence[Line], title: str) -> RenderableType:
@@ -116,7 +136,7 @@ def view(now: Standing, lines: Sequence[Line], title: str) -> RenderableType:
     figures = Table.grid(padding=(0, 2))
     figures.add_column(style="dim", no_wrap=True)
     figures.add_column(no_wrap=True, overflow="ellipsis")
-    figures.add_row("accepted", _bar(now))
+    figures.add_row("candidates" if now.of_candidates else "accepted", _bar(now))
     figures.add_row("yield", _yield(now))
     saved, share = saved_early(lines)
     if saved:
@@ -139,10 +159,8 @@ def saved_early(lines: Sequence[Line]) -> tuple[int, float]:
 def _bar(now: Standing) -> RenderableType:
     row = Table.grid(padding=(0, 2))
     row.add_row(
-        ProgressBar(
-            now.target, min(now.accepted, now.target), width=40, complete_style="green", finished_style="green"
-        ),
-        Text(f"{now.accepted} / {now.target}", style="bold"),
+        ProgressBar(now.target, now.reached, width=40, complete_style="green", finished_style="green"),
+        Text(f"{now.candidates if now.of_candidates else now.accepted} / {now.target}", style="bold"),
     )
     return row
 
