@@ -47,6 +47,7 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
             "Could not find 'gate/strict' Available options in 'gate': best_of certified demo",
         ),
         (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
+        (["preview=null"], "a group takes the name of a choice, and not null"),
         (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
         (["target=0"], "target 0 is below 1"),
         (["progress_seconds=-1"], "progress_seconds -1.0 is outside [0, inf)"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from artgate.errors import UserError
@@ -22,6 +22,7 @@ def validated(schema: type[Schema], cfg: Mapping[Any, Any] | DictConfig, group: 
     try:
         # Interpolations reach across the whole configuration: they are resolved while `cfg` still hangs in it.
         values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
+        _check_parts(schema, cast(Mapping[Any, Any], values), group)
         merged = OmegaConf.merge(OmegaConf.structured(schema), cast(Any, values))
         return cast(Schema, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
@@ -29,7 +30,22 @@ def validated(schema: type[Schema], cfg: Mapping[Any, Any] | DictConfig, group: 
     except MissingMandatoryValue as error:
         raise UserError(f"{_key(error, group)} has no value: give {_key(error, group)}=…") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{_key(error, group)}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{_key(error, group)}{_explained(error)}") from None
+
+
+def _check_parts(schema: type[Any], values: Mapping[Any, Any], group: str) -> None:
+    """Refuse one value where there is a mapping of settings; OmegaConf would not say where."""
+    for part in fields(schema):
+        value = values.get(part.name, MISSING)
+        if is_dataclass(part.type) and value != MISSING and not (isinstance(value, Mapping) or is_dataclass(value)):
+            key = f"{group}.{part.name}" if group else part.name
+            known = _keys(cast(type[Any], part.type), f"{key}.")
+            raise UserError(f"{key} {value!r} is one value, and {key} has several: give {', '.join(known)}")
+
+
+def _explained(error: OmegaConfBaseException) -> str:
+    told = str(error).splitlines()[0]
+    return " is no list: give one in brackets, as [a,b]" if "is not a ListConfig" in told else f": {told}"
 
 
 def _key(error: OmegaConfBaseException, group: str) -> str:

@@ -50,6 +50,13 @@ def _explained(call: Callable[[], object]) -> Callable[[], object]:
             return call()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_one_message(error)) from error
+        except ValueError as error:
+            if not str(error).startswith("Config group override"):  # what Hydra says of `gate=null`
+                raise
+            raise UserError(
+                "a group takes the name of a choice, and not null: where it may be nothing that choice is called none, "
+                "as in preview=none (`--help` lists the groups, their choices and every key)"
+            ) from error
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
