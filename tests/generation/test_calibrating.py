@@ -292,6 +292,7 @@ def test_a_calibration_that_goes_while_it_is_used_does_not_cost_the_summary(
     assert (tmp_path / "batch" / "gallery.html").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_with_the_calibration_it_was_begun_with(cut, calibrated, run, gate, tmp_path, capsys):
     """Whatever mode=calibrate writes meanwhile; until something is decided the newest counts."""
     root, threshold = cut

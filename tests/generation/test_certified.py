@@ -222,6 +222,7 @@ def test_a_batch_that_is_to_stop_ends_there_and_goes_on_where_it_is_told_to(
     assert run(tmp_path, "target=4", *gate_of(folder))["complete"]
 
 
+@pytest.mark.slow
 def test_a_batch_does_not_go_on_with_another_certificate(run: Run, certified, tmp_path: Path):
     folder, other = certified(), certified(made_at="2026-02-02T00:00:00+00:00")
     run(tmp_path, "target=1", *gate_of(folder))

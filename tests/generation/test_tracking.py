@@ -104,6 +104,7 @@ def test_yield_cost_verdicts_and_pictures_are_recorded_as_they_come(batch: Batch
     assert ended == 0
 
 
+@pytest.mark.slow
 def test_a_batch_that_goes_on_tells_its_whole_figures_and_an_error_ends_it_as_failed(batch: Batch, scorer: Path):
     batch.append(decided(0, "accepted"))
     with pytest.raises(UserError), open_tracker(OFFLINE, batch, {}, scorer) as tracker:

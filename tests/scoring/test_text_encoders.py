@@ -97,6 +97,7 @@ def test_joint_features_hold_both_their_product_and_the_cosine_of_each_view():
     assert torch.equal(renditions, joint.expand(3, -1)[None])
 
 
+@pytest.mark.slow
 def test_a_head_learns_from_the_cosine_among_a_thousand_other_values():
     """Whether image and prompt agree is in no single value of either: only the product tells."""
     rng = np.random.default_rng(0)
