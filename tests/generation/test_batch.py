@@ -229,6 +229,15 @@ def test_a_different_configuration_on_the_same_folder_is_refused_by_name(tmp_pat
     assert "kind" not in str(error.value)
 
 
+def test_what_differs_is_told_in_short_and_what_is_empty_is_seen(tmp_path: Path):
+    batch = Batch(tmp_path, {"prompts": [f"a lighthouse, {number} of many" for number in range(99)], "suffix": ""})
+    batch.append(save(outcome(0, 0.9), Verdict(True, "")))
+    batch.close()
+    with pytest.raises(UserError, match="suffix is '' there and 'at night' here") as error:
+        Batch(tmp_path, {"prompts": ["a lighthouse"], "suffix": "at night"})
+    assert "prompts is ['a lighthouse, 0 of many', " in str(error.value) and len(str(error.value)) < 600
+
+
 def test_a_configuration_may_change_while_nothing_was_decided(tmp_path: Path):
     Batch(tmp_path, {"seed": 1}).close()
     Batch(tmp_path, {"seed": 2}).close()

@@ -103,7 +103,7 @@ def test_off_has_to_be_said(plain, checked: Path, scorer: Path, tmp_path: Path):
     summary = generate(configured(checked, scorer, tmp_path, *options, "diffusion.safety_checker=off"))
     assert "safety_checker" not in summary["models"]
     assert [line["image_id"] for line in ledger(tmp_path)] == [line["image_id"] for line in ledger(plain[1])]
-    with pytest.raises(UserError, match="diffusion.safety_checker is off there and True here"):
+    with pytest.raises(UserError, match="diffusion.safety_checker is 'off' there and True here"):
         generate(configured(checked, scorer, tmp_path, *options, "target=6"))
 
 

@@ -7,6 +7,7 @@ the run was killed and resumed, and a larger target only makes it longer.
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -313,7 +314,7 @@ def _refuse_other_folder(root: Path, config: Mapping[str, Any]) -> None:
 def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
     before, after = _flat(kept), _flat(now)
     differing = [
-        f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
+        f"{key} is {_shown(before, key)} there and {_shown(after, key)} here"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not {key, key.split(".")[0]} & set(MAY_CHANGE)
     ]
@@ -322,6 +323,11 @@ def _refuse_other(kept: Mapping[str, Any], now: Mapping[str, Any], root: Path) -
             f"{root} holds a batch of a different configuration: {'; '.join(differing)}. "
             "Give another batch_dir, or the settings that the batch was begun with"
         )
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+    """Its value; a list of prompts need not be read whole."""
+    return textwrap.shorten(repr(config[key]), 120, placeholder=" …") if key in config else "not set"
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
