@@ -55,6 +55,17 @@ def test_the_logger_is_for_both(kind: str):
     assert composed("generate").logger.kind == "none"
 
 
+def test_every_setting_of_a_diffusion_model_can_be_typed():
+    """Without a plus: `diffusion.dtype=bfloat16`, whatever its file in conf/diffusion has; and the group's own stay."""
+    for choice in (c for c in GENERATE if c.startswith("diffusion=")):
+        config = composed("generate", choice, *GIVEN.get(choice, []))
+        assert DiffusionConfig.__dataclass_fields__.keys() - config.diffusion.keys() <= {"terms", "scheduler_options"}
+    typed = validated(
+        DiffusionConfig, composed("generate", "diffusion.dtype=bfloat16", "diffusion.lora_scale=0.5").diffusion
+    )
+    assert (typed.dtype, typed.lora_scale, typed.variant, typed.width) == ("bfloat16", 0.5, "fp16", 512)
+
+
 def test_every_group_is_known():
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     known = set(GenerateConfig.__dataclass_fields__) | LABEL_GROUPS | TRAIN_GROUPS | OF_DIFFUSION | {"experiment"}

@@ -238,7 +238,7 @@ def test_a_failing_candidate_is_told_of_and_leaves_the_others_alone(poisoned):
 
     outcomes = {outcome.candidate.index: outcome for outcome in sampler.run(CROWD[:5], broken_basemap)}
     assert outcomes[1] == Failed(CROWD[1], "OSError: disk on fire")
-    assert outcomes[2].error == "the latents are not finite after step 1 of 3; try dtype=float32"
+    assert outcomes[2].error == "the latents are not finite after step 1 of 3; try diffusion.dtype=float32"
     assert outcomes[2].evaluations == 2
     assert "basemap is 32x64, not 64x64" in outcomes[3].error
     assert torch.equal(outcomes[4].latents, run(sampler, CROWD[4])[4])
@@ -283,7 +283,7 @@ def test_where_no_slots_are_few_enough_for_the_memory_candidates_fail_with_the_c
     told: list[int] = []
     sampler.on_shrinking = told.append
     outcomes = list(sampler.run(CROWD[:2]))
-    cured = "OutOfMemoryError: CUDA out of memory. Tried; lower the size, or use dtype=float16"
+    cured = "OutOfMemoryError: CUDA out of memory. Tried; lower the size, or use diffusion.dtype=float16"
     assert outcomes == [Failed(CROWD[0], cured), Failed(CROWD[1], cured)]
     assert told == [2, 1]
 

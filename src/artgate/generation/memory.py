@@ -22,5 +22,5 @@ def give_back(device: torch.device) -> None:
 
 def in_words(error: Exception) -> str:
     """An error as a ledger tells it, with the cure where memory is too little."""
-    cure = "; lower the size, or use dtype=float16" if is_out_of_memory(error) else ""
+    cure = "; lower the size, or use diffusion.dtype=float16" if is_out_of_memory(error) else ""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{cure}"

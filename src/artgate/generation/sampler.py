@@ -303,7 +303,9 @@ class SlotSampler:
         evaluations = slot.steps_done * self.evaluations_a_step
         if not torch.isfinite(slot.latents).all():
             where = f"step {slot.steps_done} of {len(slot.timesteps)}"
-            return Failed(slot.candidate, f"the latents are not finite after {where}; try dtype=float32", evaluations)
+            return Failed(
+                slot.candidate, f"the latents are not finite after {where}; try diffusion.dtype=float32", evaluations
+            )
         if slot.steps_done == len(slot.timesteps):
             return Finished(slot.candidate, slot.latents[0], evaluations, tuple(slot.previews), slot.minibatch)
         if previewer is None or slot.clean is None:
