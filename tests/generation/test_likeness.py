@@ -126,7 +126,11 @@ def test_accepted_that_are_less_diverse_than_what_was_made_are_warned_of():
     assert alike is not None and random is not None
     assert alike["ratio"] < 0.5 < alike["by_chance"] and alike["accepted"] < alike["candidates"]
     assert "the 5 accepted lie only" in alike["warning"] and "40 candidates" in alike["warning"]
+    assert "look whether they are too alike" in alike["warning"]
     assert random["ratio"] > 0.95 and random["warning"] is None
+    two = diversity(told(nearest[4:6].tolist()))  # of two, nearly anything is within chance
+    assert two is not None and two["by_chance"] < two["ratio"] < 0.95
+    assert "that may be chance" in two["warning"] and "too alike" not in two["warning"]
     assert diversity(told([3])) is None and diversity([{"index": 0, "status": "failed"}]) is None
 
 

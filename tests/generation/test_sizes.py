@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from artgate.errors import UserError
 from artgate.generation.config import ApplicationConfig
-from artgate.generation.sizes import generated_size, share_lost
+from artgate.generation.sizes import generated_size, share_lost, too_large
 
 PHONE, DESKTOP, UHD = (1170, 2532), (2560, 1440), (3840, 2160)
 
@@ -99,6 +99,11 @@ def test_to_extend_a_picture_one_side_must_reach():
     assert generated_size(application(DESKTOP, (384, 384), "extend"), (512, 512), 8, 4.0) == (384, 384)
     with pytest.raises(UserError, match="are only 1536x1536"):
         generated_size(application(DESKTOP, (384, 384), "crop"), (512, 512), 8, 4.0)
+
+
+def test_a_size_that_was_insisted_on_is_warned_of():
+    assert too_large((640, 512), (512, 512)) is None
+    assert "2048x2048 are 1024.0 times the 64x64" in (too_large((2048, 2048), (64, 64)) or "")
 
 
 def test_an_unknown_fit_lists_those_there_are():

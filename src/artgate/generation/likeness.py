@@ -147,9 +147,15 @@ def diversity(lines: Sequence[Line]) -> dict[str, Any] | None:
     ratio, by_chance = kept / whole, float(np.quantile(drawn, 0.05))
     warning = (
         f"the {accepted.sum()} accepted lie only {ratio:.0%} as far apart as the {len(sketches)} candidates that were "
-        f"scored (of as many drawn at random, 5 % lie below {by_chance:.0%}): look whether they are too alike, and "
-        "lower the threshold, add prompts, or raise allocation.floor"
+        f"scored: "
     )
+    if ratio < by_chance:
+        warning += (
+            f"of as many drawn at random, 5 % lie below {by_chance:.0%}; look whether they are too alike, and lower "
+            "the threshold or add prompts (with allocation=bandit, raise allocation.floor)"
+        )
+    else:
+        warning += f"that may be chance, for of as many drawn at random 5 % lie below {by_chance:.0%}"
     told = {"accepted": kept, "candidates": whole, "ratio": ratio, "by_chance": by_chance}
     return told | {"warning": warning if ratio < LEAST_DIVERSITY else None}
 

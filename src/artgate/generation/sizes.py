@@ -47,6 +47,17 @@ def final_size(application: ApplicationConfig) -> Size | None:
     return application.final_width, application.final_height
 
 
+def too_large(size: Size, own: Size) -> str | None:
+    """What to expect of a size that was insisted on; None where the model, made for `own`, paints it well."""
+    growth = size[0] * size[1] / (own[0] * own[1])
+    if growth <= MOST_GROWTH:
+        return None
+    return (
+        f"{size[0]}x{size[1]} are {growth:.1f} times the {own[0]}x{own[1]} pixels that the model was made for: "
+        f"pictures will show things twice, and each step takes {growth:.0f} times as long or longer"
+    )
+
+
 def share_lost(size: Size, final: Size) -> float:
     """The share of a picture of `size` that is cropped, or of `final` that must be added, to match proportions."""
     ratio = (size[0] * final[1]) / (size[1] * final[0])

@@ -1,6 +1,7 @@
 """The stages that a candidate passes, loaded once: sampler, scorer, upscaler."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from artgate.generation.preview import Preview, Previewer
 from artgate.generation.prompts import Candidate
 from artgate.generation.safety import SafetyChecker, load_safety_checker
 from artgate.generation.sampler import Basemap, Failed, Finished, Left, SlotSampler
-from artgate.generation.sizes import generated_size
+from artgate.generation.sizes import generated_size, too_large
 from artgate.generation.upscale import Upscaler, build_upscaler
 from artgate.scoring.scorer import Score, Scorer, default_scorer_path
 
@@ -74,6 +75,8 @@ def load_painter(settings: GenerateConfig) -> Painter:
     model = load_model(settings.diffusion)
     config = model.config
     width, height = generated_size(application, model.size, model.scale, upscaler.scale)
+    if warning := too_large((width, height), model.size):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     sampler = SlotSampler(
         model,
         scheduler=config.scheduler,
@@ -207,5 +210,5 @@ def _with_content(picture: Image.Image) -> Image.Image:
     pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
     if (pixels == pixels[0, 0]).all():
         colour = tuple(pixels[0, 0].tolist())
-        raise ValueError(f"the picture has no variation, all of it is {colour}; try dtype=float32")
+        raise ValueError(f"the picture has no variation, all of it is {colour}; try diffusion.dtype=float32")
     return picture
