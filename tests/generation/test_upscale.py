@@ -452,11 +452,18 @@ def test_a_gpu_that_is_not_there_is_an_error():
         embedded(device="cuda")
 
 
-def test_tiles_that_do_not_fit_in_memory_name_the_cure(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_tiles_that_do_not_fit_in_memory_name_the_cure(monkeypatch, error):
     upscaler = embedded()
 
     def too_large(pixels):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(upscaler, "_network", too_large)
     with pytest.raises(UserError, match="halve upscaler.tile"):

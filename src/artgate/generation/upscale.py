@@ -18,6 +18,7 @@ from spandrel import (  # type: ignore[import-untyped]
 from artgate.config import validated
 from artgate.errors import UserError
 from artgate.generation.devices import device_of, dtype_of
+from artgate.generation.memory import is_out_of_memory
 from artgate.generation.realesrgan_engine import realesrgan_network
 from artgate.generation.tiling import Tiling, enlarge
 from artgate.generation.upscaler_config import UpscalerConfig
@@ -84,7 +85,9 @@ class NetworkUpscaler:
         """RGB (w, h) → RGB (scale w, scale h), rounded."""
         try:
             enlarged = Image.fromarray(self._network(np.asarray(_rgb(image))))
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise UserError("the upscaler's tiles do not fit in memory: halve upscaler.tile, to 128 say") from error
         size = (max(1, round(image.width * self.scale)), max(1, round(image.height * self.scale)))
         return enlarged if enlarged.size == size else enlarged.resize(size, Image.Resampling.LANCZOS)
