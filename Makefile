@@ -52,11 +52,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(DEMO_READY): $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing artgate into $(VENV): about 6 GB, 3 to 8 minutes, once."
+	@echo "Installing artgate into $(VENV): about 7 GB, 3 to 8 minutes, once."
 	$(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[embedded]'
 	@touch $@
 
 $(DEV_READY): $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing artgate and its development tools into $(VENV): about 6 GB, 3 to 8 minutes, once."
+	@echo "Installing artgate and its development tools into $(VENV): about 7 GB, 3 to 8 minutes, once."
 	$(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[embedded,realesrgan,dev]'
 	@touch $@ $(DEMO_READY)
