@@ -11,10 +11,10 @@ CALIBRATION = SimpleNamespace(
 )
 
 
-def test_the_saving_on_the_same_candidates_is_without_what_was_in_the_slots_at_the_end():
+def test_the_saving_is_without_what_was_in_the_slots_at_the_end():
     lines = [{"evaluations": 40}, {"evaluations": 40}, {"evaluations": 20, "preview": {"step": 10}}]
     summary = {"accepted": 1, "evaluations": 220, "evaluations_per_accepted": 220.0}  # 120 of candidates not decided
     told = previews_told(lines, summary, CALIBRATION)
     assert told["same_candidates"] == pytest.approx(3 * 40 / 100 * 0.9)
-    assert told["saving"] == pytest.approx(120 / 220)  # what an accepted artwork took has all in it
+    assert told["saving"] == pytest.approx(120 / 100)  # as what it is compared with, which is of decided candidates
     assert (told["left"], told["by_step"]) == (1, {"10": 1})

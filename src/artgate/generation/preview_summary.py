@@ -15,9 +15,9 @@ def previews_told(lines: Sequence[Line], summary: Mapping[str, Any], calibration
 
     left: candidates that a preview ended; by_step: how many at each step. With a calibration: "predicted", its saving
     of denoiser evaluations per accepted, and "saving", the one got: the evaluations per accepted that the calibration
-    says it takes without previews, over those that it took; "saving_95" for the chance in this batch's own yield.
-    "same_candidates" is what these very candidates would have taken to their ends, over what they took, less what
-    previews are expected to lose: the yield's ups and downs are not in it.
+    says it takes without previews, over those that decided candidates took; "saving_95" for the chance in this batch's
+    own yield. "same_candidates" is what these very candidates would have taken to their ends, over what they took, less
+    what previews are expected to lose: the yield's ups and downs are not in it.
     """
     left = Counter(line["preview"]["step"] for line in lines if "preview" in line)
     told: dict[str, Any] = {"left": sum(left.values()), "by_step": {str(step): left[step] for step in sorted(left)}}
@@ -27,13 +27,14 @@ def previews_told(lines: Sequence[Line], summary: Mapping[str, Any], calibration
     accepted, candidates = summary["accepted"], len(lines)
     told["predicted"] = calibration.saving["evaluations"]
     told["unpruned_evaluations_per_accepted"] = unpruned["evaluations_per_accepted"]
-    if accepted and summary["evaluations"]:
-        saving = unpruned["evaluations_per_accepted"] / summary["evaluations_per_accepted"]
+    # Without what was in the slots when the target was reached, as the calibration is
+    taken = sum(line["evaluations"] for line in lines)
+    if accepted and taken:
+        saving = unpruned["evaluations_per_accepted"] * accepted / taken
         low, high = wilson_interval(accepted, candidates)
         told["saving"] = saving
         told["saving_95"] = [saving * bound * candidates / accepted for bound in (low, high)]
-    # Without what candidates took that were never decided: those in the slots when the target was reached
-    if taken := sum(line["evaluations"] for line in lines):
+    if taken:
         told["same_candidates"] = candidates * unpruned["evaluations"] / taken * (1 - calibration.loss)
     return told
 
