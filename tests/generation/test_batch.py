@@ -2,8 +2,9 @@ import json
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,12 +43,14 @@ def stream(first: int, end: int, seed: int = 0, shuffled_by: int = 1, failing: f
 
 
 def save(outcome: Outcome, verdict: Verdict | None) -> Line:
-    line = {"index": outcome.candidate.index, "evaluations": outcome.evaluations, "seconds": outcome.seconds}
+    spent = {"evaluations": outcome.evaluations, "seconds": outcome.seconds}
+    line = {**asdict(outcome.candidate), **spent, "image_id": None}
     if verdict is None or outcome.score is None:
         return {**line, "status": "failed", "reason": outcome.error, "score": None, "probabilities": None}
     status = "accepted" if verdict.accepted else "rejected"
     score = {"score": outcome.score.score, "probabilities": outcome.score.probabilities}
-    return {**line, **score, "status": status, "reason": verdict.reason}
+    image_id = f"{outcome.candidate.index:064x}" if verdict.accepted else None
+    return {**line, **score, "status": status, "reason": verdict.reason, "image_id": image_id}
 
 
 def run(root: Path, gate, target: int, max_candidates: int = 200, **how) -> list[Line]:
@@ -299,6 +302,35 @@ def test_a_ledger_line_of_no_known_status_is_refused(tmp_path: Path):
     ledger.write_text(ledger.read_text().replace('"status"', '"state"', 1))
     with pytest.raises(UserError, match="line 1 has status None, which is not one of accepted, rejected, failed"):
         Batch(tmp_path, {"target": 4})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("template", None, "no template"),
+        ("template", "0", "template '0', which is not a whole number from 0 on"),
+        ("evaluations", "x", "evaluations 'x', which is not a whole number from 0 on"),
+        ("seconds", {"denoise": "x"}, "seconds {'denoise': 'x'}, which is not a JSON object of numbers"),
+        ("prompt", 5, "prompt 5, which is not a text"),
+        ("score", True, "score True, which is not a number, or null"),
+        ("probabilities", {}, "probabilities {}, which is not one number for each grade"),
+        ("image_id", 5, "image_id 5, which is not 64 hex digits"),
+        ("point", [None], "point [None], which is not a list of numbers, or null"),
+        ("previews", [3], "previews [3], which is not a list of JSON objects"),
+        ("preview", 3, "preview 3, which is not a JSON object with the numbers step and score"),
+        ("sketch", "AAAA", "sketch 'AAAA', which is not 256 bytes in base64"),
+        ("sketch", 7, "sketch 7, which is not 256 bytes in base64"),
+        ("pdq_quality", "x", "pdq_quality 'x', which is not a whole number"),
+        ("pdq_quality", 90, "no pdq"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_a_ledger_line_with_a_field_that_cannot_be_used_is_refused(tmp_path: Path, field: str, value: Any, told: str):
+    first, *rest = run(tmp_path, SCORE, target=2)
+    changed = {key: old for key, old in first.items() if key != field} | ({} if value is None else {field: value})
+    (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [changed, *rest]))
+    with pytest.raises(UserError, match=rf"line 1 has {re.escape(told)}.*: the ledger was changed by hand; restore it"):
+        Batch(tmp_path, {"target": 2})
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,25 @@ def test_a_sidecar_alone_makes_the_artwork_and_says_what_cannot_be_compared(enla
     assert before.decibels is None and "not bit-identical; how like, cannot be told" in before.told
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_another_picture_is_told_of_a_sidecar_alone_where_nothing_accounts_for_it(
+    enlarged, tmp_path: Path, capsys, elsewhere: bool
+):
+    told = json.loads(enlarged["png"].read_text())
+    told["candidate"]["seed"] += 1
+    told["versions"] |= {"torch": "1.0"} if elsewhere else {}
+    alone = tmp_path / "told.json"
+    alone.write_text(json.dumps(told))
+    command = composed("generate", "mode=remake", f"sidecar={alone}", f"out={tmp_path / 'out.png'}")
+    if elsewhere:
+        run(command)
+        assert "out.png is like the picture that" in capsys.readouterr().out.splitlines()[-1]
+    else:
+        with pytest.raises(UserError, match=r"out\.png is not the picture .* libraries and processor are the same"):
+            run(command)
+    assert (tmp_path / "out.png").exists()
+
+
 @pytest.fixture(scope="module")
 def relative(model: Path, scorer: Path, tmp_path_factory) -> Path:
     """The sidecar of an artwork whose model and base picture were named relative to the folder that it was made in."""
@@ -235,7 +254,6 @@ def test_what_is_no_sidecar_is_refused(tmp_path: Path, content: str | None, mess
     ("change", "message"),
     [
         (lambda told: told["config"].update(gate=3), r"\.json: gate"),
-        (lambda told: told.update(candidate={"index": 0}), "tells of no candidate"),
         (
             lambda told: told["config"]["diffusion"].update(model="/no/model"),
             "diffusion.model '/no/model' is not there",
@@ -245,6 +263,33 @@ def test_what_is_no_sidecar_is_refused(tmp_path: Path, content: str | None, mess
 def test_a_sidecar_that_was_changed_by_hand_is_refused(enlarged, tmp_path: Path, change: Any, message: str):
     with pytest.raises(UserError, match=message):
         remake(changed(enlarged["png"], tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": 3}, "config 3, which is not a JSON object"),
+        ({"config": {}}, "no config.diffusion"),
+        ({"config": {"diffusion": 3}}, "config.diffusion 3, which is not a JSON object"),
+        ({"sampler": 7}, "sampler 7, which is not a JSON object"),
+        ({"sampler": {"slots": "x"}}, "sampler.slots 'x', which is not a whole number from 1 on, or null"),
+        ({"models": 5}, "models 5, which is not a JSON object with name and fingerprint"),
+        ({"models": {"diffusion": "x"}}, "models {'diffusion': 'x'}, which is not"),
+        ({"candidate": {"index": 0}}, "no candidate.prompt"),
+        ({"candidate": {"index": 0, "prompt": 5}}, "candidate.prompt 5, which is not a text"),
+        ({"versions": [1]}, "versions [1], which is not a JSON object of texts"),
+        ({"small": [1]}, "small [1], which is not a JSON object with the sha256"),
+        ({"small": {}}, "small {}, which is not a JSON object with the sha256"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_a_field_of_another_type_is_told_with_its_cure_before_anything_is_loaded(
+    enlarged, tmp_path: Path, change: dict[str, Any], message: str
+):
+    path = tmp_path / "sidecar.json"
+    path.write_text(json.dumps(json.loads(enlarged["png"].read_text()) | change))
+    with pytest.raises(UserError, match=rf"sidecar\.json has {re.escape(message)}.*changed by hand; restore it"):
+        read_sidecar(path)
 
 
 def test_where_it_may_not_be_written(enlarged, tmp_path: Path):

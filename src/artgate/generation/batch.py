@@ -19,6 +19,7 @@ from PIL import Image
 
 from artgate.artworks.files import append_line, read_lines, repair_lines, sweep_temporaries, write_atomic
 from artgate.errors import UserError
+from artgate.generation.fields import misfit_in_line
 from artgate.generation.gate import Judge, Scored, Verdict
 from artgate.generation.likeness import Likeness
 from artgate.generation.prompts import Candidate
@@ -90,6 +91,7 @@ class Batch:
             _refuse_other_folder(root, config)  # another run may have begun its batch there until this one held it
             repair_lines(root / LEDGER)
             self.lines: list[Line] = read_ledger(root)
+            _refuse_changed(self.lines, root)
             self.accepted = sum(line["status"] == "accepted" for line in self.lines)
             self.waiting = Waiting(root, len(self.lines))
             sweep_temporaries(root)
@@ -134,7 +136,10 @@ def is_begun(root: Path) -> bool:
 
 
 def read_ledger(root: Path) -> list[Line]:
-    """The lines of a batch's ledger; UserError where it was changed by hand."""
+    """The lines of a batch's ledger: each with its place and a known status, which UserError says where it is not so.
+
+    Their other fields may be those of a former version, or anything: whoever uses them checks them.
+    """
     lines = read_lines(root / LEDGER)
     for number, line in enumerate(lines):
         if line.get("index") != number:
@@ -143,11 +148,22 @@ def read_ledger(root: Path) -> list[Line]:
             told = f"has status {line.get('status')!r}, which is not one of {', '.join(STATUSES)}"
         else:
             continue
-        raise UserError(
-            f"{root / LEDGER}, line {number + 1} {told}: the ledger was changed by hand; restore it, or give another "
-            "batch_dir"
-        )
+        raise _changed(root, number, told)
     return lines
+
+
+def _refuse_changed(lines: Sequence[Line], root: Path) -> None:
+    """UserError for the first line that a batch could not go on from."""
+    for number, line in enumerate(lines):
+        if told := misfit_in_line(line):
+            raise _changed(root, number, told)
+
+
+def _changed(root: Path, number: int, told: str) -> UserError:
+    return UserError(
+        f"{root / LEDGER}, line {number + 1} {told}: the ledger was changed by hand; restore it, or give another "
+        "batch_dir"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

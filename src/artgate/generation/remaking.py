@@ -21,6 +21,7 @@ from artgate.config import validated
 from artgate.errors import UserError
 from artgate.generation.batch import read_json
 from artgate.generation.config import GenerateConfig, MovedConfig
+from artgate.generation.fields import misfit_in_sidecar
 from artgate.generation.local_paths import relocated
 from artgate.generation.prompts import Candidate
 
@@ -43,17 +44,21 @@ class Remade:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the former picture the remade one is: decibels (inf: bit-identical), None where it cannot be told."""
+    """How like the former picture the remade one is: decibels (inf: bit-identical), None where it cannot be told.
+
+    differs: whether it is known not to be bit-identical, be it by the digest alone.
+    """
 
     decibels: float | None
     told: str
+    differs: bool = False
 
 
 def remake_artwork(settings: GenerateConfig) -> Path:
     """Make the artwork of `settings.sidecar` again, write it to `settings.out`, say how like it is; returns its path.
 
     Raises UserError for a sidecar that cannot be used and for other models; and, once it is written, for a picture that
-    is less like the former one than ALIKE.
+    is less like the former one than ALIKE, or differs from it where nothing accounts for that.
     """
     sidecar = Path(str(settings.sidecar)).expanduser()
     told = read_sidecar(sidecar)
@@ -67,12 +72,30 @@ def remake_artwork(settings: GenerateConfig) -> Path:
     print(f"as delivered: {after.told}", flush=True)
     for note in remade.notes:
         print(f"warning: {note}", flush=True)
+    _refuse_another(path, sidecar, before, after, remade.notes)
+    return path
+
+
+def _refuse_another(path: Path, sidecar: Path, before: Likeness, after: Likeness, notes: tuple[str, ...]) -> None:
+    """UserError where what was made is another picture; a warning where that cannot be told."""
     if before.decibels is not None and before.decibels < ALIKE:
         raise UserError(
             f"{path} is not the picture that {sidecar} tells of ({before.told}): on another machine it should be like "
-            f"it by {ALIKE:g} dB or more; bring back the libraries that the warnings name"
+            f"it by {ALIKE:g} dB or more; "
+            + ("bring back the libraries that the warnings name" if notes else "restore the sidecar")
         )
-    return path
+    if before.decibels is not None or (after.decibels is not None and after.decibels >= ALIKE):
+        return
+    if before.differs and not notes:
+        raise UserError(
+            f"{path} is not the picture that {sidecar} tells of: the sha256 of its pixels before the enlargement is "
+            "another, though libraries and processor are the same, and that makes the same picture: restore the sidecar"
+        )
+    print(
+        f"warning: whether {path} is like the picture that {sidecar} tells of cannot be told: put the sidecar back "
+        f"into accepted/sidecars of its batch, whose accepted/images and {SMALL} have what it is compared with",
+        flush=True,
+    )
 
 
 def remake(sidecar: Path, moved: MovedConfig | None = None) -> Remade:
@@ -86,7 +109,7 @@ def remake(sidecar: Path, moved: MovedConfig | None = None) -> Remade:
 
     told = relocated(read_sidecar(sidecar), moved or MovedConfig(), sidecar)
     settings = _settings(told, sidecar)
-    candidate = _candidate(told, sidecar)
+    candidate = _candidate(told)
     with _threads(told), _beginning_of_paths(told, sidecar):
         painter = load_painter(settings)
         _refuse_other_models(painter.models, told["models"], sidecar)
@@ -108,6 +131,8 @@ def read_sidecar(sidecar: Path) -> dict[str, Any]:
     # The name of a file is made of it: it must not lead elsewhere.
     if not isinstance(told["image_id"], str) or not IMAGE_ID.fullmatch(told["image_id"]):
         raise UserError(f"{sidecar} has image_id {told['image_id']!r}, which is not 64 hex digits: restore the sidecar")
+    if misfit := misfit_in_sidecar(told):
+        raise UserError(f"{sidecar} {misfit}: the sidecar was changed by hand; restore it")
     return told
 
 
@@ -151,12 +176,9 @@ def _settings(told: dict[str, Any], sidecar: Path) -> GenerateConfig:
         raise UserError(f"{sidecar}: {error}") from None
 
 
-def _candidate(told: dict[str, Any], sidecar: Path) -> Candidate:
+def _candidate(told: dict[str, Any]) -> Candidate:
     known = Candidate.__dataclass_fields__
-    try:
-        return Candidate(**{key: value for key, value in told["candidate"].items() if key in known})
-    except (AttributeError, TypeError) as error:
-        raise UserError(f"{sidecar} tells of no candidate ({error}): it was changed by hand; restore it") from None
+    return Candidate(**{key: value for key, value in told["candidate"].items() if key in known})
 
 
 def _refuse_other_models(now: dict[str, Any], before: dict[str, Any], sidecar: Path) -> None:
@@ -255,11 +277,12 @@ def _decoded(data: bytes) -> Image.Image | None:
 
 
 def _likeness_before(told: dict[str, Any], former: Image.Image | None, now: Image.Image) -> Likeness:
-    if "small" in told and told["small"].get("sha256") == _digest(now):
+    if "small" in told and told["small"]["sha256"] == _digest(now):
         return Likeness(math.inf, "bit-identical")
     if former is None:
-        changed = "not bit-identical" if "small" in told else "not known to be the same"
-        return Likeness(None, f"{changed}; how like, cannot be told: the former picture was not kept")
+        differs = "small" in told
+        changed = "not bit-identical" if differs else "not known to be the same"
+        return Likeness(None, f"{changed}; how like, cannot be told: the former picture was not kept", differs)
     return _likeness(former, now)
 
 
