@@ -1,158 +1,132 @@
-"""What lines of a ledger and sidecars hold, checked before it is used: anyone may have changed them by hand."""
+"""What lines of a ledger and sidecars hold, as JSON Schemas: anyone may have changed them by hand."""
 
 import base64
-import re
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
 
 from artgate.generation.likeness import DIMENSIONS
 
-Fits = Callable[[Any], bool]
-LARGEST = 2**63
+Schema = dict[str, Any]
+LARGEST = 2**63 - 1
+HEX = "^[0-9a-f]{64}$"
+SKETCH_LENGTH = len(base64.b64encode(bytes(DIMENSIONS)))
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Of a value. words: for messages, what it should be. fits: whether one is. may_miss: there may be none."""
+def _or_null(schema: Schema) -> Schema:
+    return schema | {"type": [schema["type"], "null"], "description": f"{schema['description']}, or null"}
 
-    words: str
-    fits: Fits
-    may_miss: bool = False
+
+def _whole(least: int, greatest: int = LARGEST, words: str = "") -> Schema:
+    words = words or f"a whole number from {least} on"
+    return {"type": "integer", "minimum": least, "maximum": greatest, "description": words}
+
+
+def _listed(items: Schema, words: str) -> Schema:
+    return {"type": "array", "items": items, "description": words}
+
+
+def _object(
+    fields: dict[str, Schema], words: str = "a JSON object", optional: dict[str, Schema] | None = None
+) -> Schema:
+    """With all of `fields`, and any others; what is `optional` fits where it is there."""
+    properties = {**fields, **(optional or {})}
+    return {"type": "object", "description": words, "properties": properties, "required": [*fields]}
+
+
+def _object_of(values: Schema, words: str) -> Schema:
+    return {"type": "object", "description": words, "additionalProperties": values}
+
+
+# "description" says in a message what a value should be.
+TEXT = {"type": "string", "description": "a text"}
+NUMBER = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST, "description": "a number"}
+DIGEST = {"type": "string", "pattern": HEX, "description": "64 hex digits"}
+SKETCH = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9+/]+=*$",
+    "minLength": SKETCH_LENGTH,
+    "maxLength": SKETCH_LENGTH,
+    "description": f"{DIMENSIONS} bytes in base64",
+}
+NUMBERS = _object_of(NUMBER, "a JSON object of numbers")
+LOOK = _object({"step": _whole(0), "score": NUMBER}, "a JSON object with the numbers step and score")
+MODEL = _object({"name": TEXT, "fingerprint": TEXT}, "a JSON object with name and fingerprint")
+CANDIDATE = {
+    "index": _whole(0),
+    "prompt": TEXT,
+    "negative_prompt": TEXT,
+    "seed": _whole(0, 2**32 - 1, "a whole number from 0 to 2^32 - 1"),
+}
+LINE = _object(
+    {
+        **CANDIDATE,
+        "basemap": _or_null(TEXT),
+        "template": _whole(0),
+        "score": _or_null(NUMBER),
+        "probabilities": _or_null(NUMBERS),
+        "reason": _or_null(TEXT),
+        "image_id": _or_null(DIGEST),
+        "evaluations": _whole(0),
+        "seconds": NUMBERS,
+    },
+    optional={
+        "point": _or_null(_listed(NUMBER, "a list of numbers")),
+        "previews": _or_null(_listed(LOOK, "a list of JSON objects")),
+        "preview": LOOK,
+        "sketch": _or_null(SKETCH),
+        "pdq_quality": _whole(0),
+        "pdq": DIGEST,
+    },
+) | {
+    "dependentRequired": {"pdq_quality": ["pdq"]},
+    "allOf": [
+        {
+            "if": {"properties": {"status": {"const": "accepted"}}},
+            "then": {"properties": {"image_id": DIGEST}},
+        },
+        {
+            "if": {"properties": {"score": {"type": "number"}}},
+            "then": {"properties": {"probabilities": _object({"good": NUMBER}, "one number for each grade")}},
+        },
+    ],
+}
+SIDECAR = _object(
+    {
+        "candidate": _object(CANDIDATE, optional={"basemap": _or_null(TEXT), "template": _whole(0)}),
+        "models": _object_of(MODEL, "a JSON object of models"),
+        "config": _object({"diffusion": _object({})}),
+    },
+    optional={
+        "sampler": _object({}, optional={"slots": _or_null(_whole(1)), "precision": _or_null(TEXT)}),
+        "small": _object({"sha256": DIGEST}, "a JSON object with the sha256 of a picture"),
+        "versions": _object_of(TEXT, "a JSON object of texts"),
+    },
+)
 
 
 def misfit_in_line(line: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first field of a ledger's line that generation could not use, None where it can all."""
-    kinds = LINE
-    if line.get("score") is not None:
-        kinds = kinds | {"probabilities": PROBABILITIES}
-    if line.get("status") == "accepted":
-        kinds = kinds | {"image_id": DIGEST}
-    if "pdq_quality" in line:
-        kinds = kinds | {"pdq": DIGEST}
-    return _misfit(line, kinds)
+    """What is wrong with a field of a ledger's line that generation could not use, None where it can use all."""
+    return _told(next(_LINE.iter_errors(line), None))
 
 
 def misfit_in_sidecar(told: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first field of a sidecar that it could not be remade by, None where it could."""
-    return _misfit(told, SIDECAR)
+    """What is wrong with a field of a sidecar that it could not be remade by, None where it could."""
+    return _told(next(_SIDECAR.iter_errors(told), None))
 
 
-def _misfit(told: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
-    for name, kind in kinds.items():
-        *outer, key = name.split(".")
-        holder: Any = told
-        for part in outer:
-            holder = holder.get(part, {})
-        if key not in holder:
-            if not kind.may_miss:
-                return f"has no {name}"
-        elif not kind.fits(holder[key]):
-            return f"has {name} {reprlib.repr(holder[key])}, which is not {kind.words}"
-    return None
+def _told(error: ValidationError | None) -> str | None:
+    if error is None:
+        return None
+    where = [str(part) for part in error.absolute_path]
+    if error.validator in ("required", "dependentRequired"):
+        wanted = error.validator_value
+        names = wanted if isinstance(wanted, list) else sum(wanted.values(), [])
+        missing = next(name for name in names if name not in error.instance)
+        return f"has no {'.'.join([*where, missing])}"
+    return f"has {'.'.join(where)} {reprlib.repr(error.instance)}, which is not {error.schema['description']}"
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_sketch(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and len(base64.b64decode(value, validate=True)) == DIMENSIONS
-    except ValueError:
-        return False
-
-
-def _is_look(value: Any) -> bool:
-    return isinstance(value, dict) and _is_whole(0, LARGEST)(value.get("step")) and _is_number(value.get("score"))
-
-
-def _is_picture(value: Any) -> bool:
-    return isinstance(value, dict) and _is_digest(value.get("sha256"))
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(value.get("name")) and _is_text(value.get("fingerprint"))
-
-
-def _is_whole(least: int, end: int) -> Fits:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value < end
-
-
-def _is_list_of(fits: Fits) -> Fits:
-    return lambda value: isinstance(value, list) and all(map(fits, value))
-
-
-def _is_object_of(fits: Fits) -> Fits:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
-
-
-def _or_null(kind: Kind) -> Kind:
-    return replace(kind, words=f"{kind.words}, or null", fits=lambda value: value is None or kind.fits(value))
-
-
-def _if_there(kind: Kind) -> Kind:
-    return replace(kind, may_miss=True)
-
-
-TEXT = Kind("a text", _is_text)
-COUNT = Kind("a whole number from 0 on", _is_whole(0, LARGEST))
-SLOTS = Kind("a whole number from 1 on", _is_whole(1, LARGEST))
-SEED = Kind("a whole number from 0 to 2^32 - 1", _is_whole(0, 2**32))
-NUMBER = Kind("a number", _is_number)
-OBJECT = Kind("a JSON object", _is_object)
-TEXTS = Kind("a JSON object of texts", _is_object_of(_is_text))
-NUMBERS = Kind("a JSON object of numbers", _is_object_of(_is_number))
-PROBABILITIES = Kind("one number for each grade", lambda value: NUMBERS.fits(value) and "good" in value)
-POINT = Kind("a list of numbers", _is_list_of(_is_number))
-DIGEST = Kind("64 hex digits", _is_digest)
-SKETCH = Kind(f"{DIMENSIONS} bytes in base64", _is_sketch)
-LOOK = Kind("a JSON object with the numbers step and score", _is_look)
-LOOKS = Kind("a list of JSON objects with the numbers step and score", _is_list_of(_is_look))
-MODELS = Kind("a JSON object with name and fingerprint of each model", _is_object_of(_is_model))
-PICTURE = Kind("a JSON object with the sha256 of a picture", _is_picture)
-
-CANDIDATE = {"index": COUNT, "prompt": TEXT, "negative_prompt": TEXT, "seed": SEED}
-LINE = {
-    **CANDIDATE,
-    "basemap": _or_null(TEXT),
-    "template": COUNT,
-    "score": _or_null(NUMBER),
-    "probabilities": _or_null(PROBABILITIES),
-    "reason": _or_null(TEXT),
-    "image_id": _or_null(DIGEST),
-    "evaluations": COUNT,
-    "seconds": NUMBERS,
-    "point": _if_there(_or_null(POINT)),
-    "previews": _if_there(_or_null(LOOKS)),
-    "preview": _if_there(LOOK),
-    "sketch": _if_there(_or_null(SKETCH)),
-    "pdq_quality": _if_there(COUNT),
-}
-SIDECAR = {
-    "candidate": OBJECT,  # an object comes before what is in it
-    **{f"candidate.{key}": kind for key, kind in CANDIDATE.items()},
-    "candidate.basemap": _if_there(_or_null(TEXT)),
-    "candidate.template": _if_there(COUNT),
-    "models": MODELS,
-    "config": OBJECT,
-    "config.diffusion": OBJECT,
-    "sampler": _if_there(OBJECT),
-    "sampler.slots": _if_there(_or_null(SLOTS)),
-    "sampler.precision": _if_there(_or_null(TEXT)),
-    "small": _if_there(PICTURE),
-    "versions": _if_there(TEXTS),
-}
+_LINE, _SIDECAR = Draft202012Validator(LINE), Draft202012Validator(SIDECAR)
