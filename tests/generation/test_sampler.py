@@ -1,18 +1,15 @@
 """The promise of the slots: an image depends on its prompt and seed alone, and is the one that diffusers would make."""
 
 import functools
-import hashlib
-import json
-import os
-import resource
+import multiprocessing
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 from PIL import Image
+from scarce_memory import digest, shrunk
 from tiny_models import FAMILIES
 
 from artgate.errors import UserError
@@ -288,31 +285,13 @@ def test_where_no_slots_are_few_enough_for_the_memory_candidates_fail_with_the_c
     assert told == [2, 1]
 
 
-def digest(latents: torch.Tensor) -> str:
-    return hashlib.sha256(latents.numpy().tobytes()).hexdigest()
-
-
 @pytest.mark.slow
-def test_too_little_memory_halves_the_slots_and_begins_anew(loaded):
-    """With a real limit on a real allocator: 8 slots do not fit, some power of two of them does."""
+def test_too_little_memory_halves_the_slots_and_begins_anew(loaded, tiny):
+    """With a real limit on a real allocator: 32 slots do not fit, some power of two of them does."""
     options = {"scheduler": "euler", "steps": 1, "guidance": 1.0, "width": 512, "height": 512}
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        run(SlotSampler(loaded("sd1"), slots=1, **options), CROWD[0])  # what code takes up, whatever the slots
-        sampler = SlotSampler(loaded("sd1"), slots=8, **options)
-        told: list[int] = []
-        sampler.on_shrinking = told.append
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + 16 * 2**20, resource.RLIM_INFINITY))
-        outcomes = list(sampler.run([CROWD[0], CROWD[3]]))
-        found = [(outcome.candidate.index, outcome.slots, digest(outcome.latents)) for outcome in outcomes]
-        os.write(writer, json.dumps([told, found]).encode())
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    told, found = json.loads(os.read(reader, 65536))
-    assert told and told == [8 >> (n + 1) for n in range(len(told))]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        told, found = pool.apply(shrunk, (tiny("sd1"), 32, options, [CROWD[0], CROWD[3]]))
+    assert told and told == [32 >> (n + 1) for n in range(len(told))]
     assert [(index, slots) for index, slots, _ in found] == [(0, told[-1]), (3, told[-1])]
     alike = SlotSampler(loaded("sd1"), slots=told[-1], **options)
     threads = torch.get_num_threads()
