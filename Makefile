@@ -22,7 +22,7 @@ setup: $(DEV_READY) ## make the environment with everything in it (demo and test
 demo: $(DEMO_READY) ## run the whole line offline on what is embedded: crawl, grade, train, generate, gate, enlarge (4 minutes)
 	$(BIN)/python -m artgate.demo
 
-test: $(DEV_READY) ## run all tests (10 to 20 minutes on two cores)
+test: $(DEV_READY) ## run all tests (about 20 minutes on two cores)
 	$(PYTEST)
 
 test-fast: $(DEV_READY) ## run the tests that take seconds (under 3 minutes)

@@ -37,33 +37,38 @@ def test_help_lists_groups_and_keys_without_heavy_imports():
         assert told in done.stdout
 
 
+# Each is a process of its own: what stands for a kind goes into every run, the others into the whole one.
+BAD_INPUT = [
+    (["gate.threshold=1.2"], "gate.threshold 1.2 is outside [0, 1]"),
+    (["gate.treshold=0.2"], "Could not override 'gate.treshold'"),
+    (
+        ["gate=strict"],
+        "Could not find 'gate/strict' Available options in 'gate': best_of certified demo",
+    ),
+    (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
+    (["preview=null"], "a group takes the name of a choice, and not null"),
+    (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
+    (["target=0"], "target 0 is below 1"),
+    (["progress_seconds=-1"], "progress_seconds -1.0 is outside [0, inf)"),
+    (["basemap=tone", "basemap.colours=[red,foo]"], "basemap colour 'foo' is not known"),
+    (["basemap=background", "basemap.files=[/no/such/file]"], "basemap.files '/no/such/file': no picture there"),
+    (["target=[1"], "no viable alternative at input '[1'"),
+    (["scorer=no/such/folder"], "scorer no/such/folder is not the folder of a scorer"),
+    (["diffusion.scheduler=dimm"], "diffusion.scheduler 'dimm' is not one of"),
+    (["prompts.prompts=[]"], "prompts.prompts is empty"),
+    (['prompts.prompts=["a frog at (16:9)"]'], "weight 9 of '16' in prompt 'a frog at (16:9), "),
+    (['prompts.prompts=["a {frog|owl|(cat:8)}"]'], "weight 8 of 'cat' in prompt "),
+    (["diffusion=local", "diffusion.model=/no/such/folder", "diffusion.licence=MIT"], "'/no/such/folder' is not"),
+    (["image.format=gif"], "image.format 'gif' is not one of png, jpeg, webp"),
+    (["image.quality=0"], "image.quality 0 is outside [1, 100]"),
+    (["application.width=100", "application.height=96"], "application.width 100 is not a multiple of 8"),
+]
+QUICK = ("gate.threshold=1.2", "gate=strict", "preview=null", "basemap=tone", "prompts.prompts=[]")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [
-        (["gate.threshold=1.2"], "gate.threshold 1.2 is outside [0, 1]"),
-        (["gate.treshold=0.2"], "Could not override 'gate.treshold'"),
-        (
-            ["gate=strict"],
-            "Could not find 'gate/strict' Available options in 'gate': best_of certified demo",
-        ),
-        (["experiment=dmeo"], "Could not find 'experiment/dmeo'"),
-        (["preview=null"], "a group takes the name of a choice, and not null"),
-        (["target=many"], "target: Value 'many' of type 'str' could not be converted to Integer"),
-        (["target=0"], "target 0 is below 1"),
-        (["progress_seconds=-1"], "progress_seconds -1.0 is outside [0, inf)"),
-        (["basemap=tone", "basemap.colours=[red,foo]"], "basemap colour 'foo' is not known"),
-        (["basemap=background", "basemap.files=[/no/such/file]"], "basemap.files '/no/such/file': no picture there"),
-        (["target=[1"], "no viable alternative at input '[1'"),
-        (["scorer=no/such/folder"], "scorer no/such/folder is not the folder of a scorer"),
-        (["diffusion.scheduler=dimm"], "diffusion.scheduler 'dimm' is not one of"),
-        (["prompts.prompts=[]"], "prompts.prompts is empty"),
-        (['prompts.prompts=["a frog at (16:9)"]'], "weight 9 of '16' in prompt 'a frog at (16:9), "),
-        (['prompts.prompts=["a {frog|owl|(cat:8)}"]'], "weight 8 of 'cat' in prompt "),
-        (["diffusion=local", "diffusion.model=/no/such/folder", "diffusion.licence=MIT"], "'/no/such/folder' is not"),
-        (["image.format=gif"], "image.format 'gif' is not one of png, jpeg, webp"),
-        (["image.quality=0"], "image.quality 0 is outside [1, 100]"),
-        (["application.width=100", "application.height=96"], "application.width 100 is not a multiple of 8"),
-    ],
+    [pytest.param(*case, marks=[] if case[0][0] in QUICK else pytest.mark.slow) for case in BAD_INPUT],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_bad_input_ends_at_once_with_one_message(arguments: list[str], told: str, tmp_path: Path):
