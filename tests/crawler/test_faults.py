@@ -37,11 +37,11 @@ def assert_as_served(collection: Collection, pictures: Pictures) -> None:
         assert collection.path(artwork).read_bytes() == pictures.data(number_of(artwork.provenance.image_url))
 
 
-COUNT = int(os.environ.get("ARTGATE_CRAWL_COUNT", "10000"))
+COUNT = int(os.environ.get("ARTGATE_CRAWL_COUNT", "20000"))
 
 
 @pytest.mark.slow
-def test_ten_thousand_of_an_api(crawl_with, crawled, log) -> None:
+def test_twenty_thousand_of_an_api(crawl_with, crawled, log) -> None:
     source = Source(Synthetic(COUNT), Faults(seed=1, rate=0.05))
     arguments = {"sorts": "Newest", "periods": "AllTime", "base_models": ",".join(BASE_MODELS), "limit": 200}
     arguments["target"] = COUNT
