@@ -308,6 +308,7 @@ def test_a_ledger_line_of_no_known_status_is_refused(tmp_path: Path):
     ("field", "value", "told"),
     [
         ("template", None, "no template"),
+        ("template", 0.0, "template 0.0, which is not a whole number from 0 on"),
         ("template", "0", "template '0', which is not a whole number from 0 on"),
         ("evaluations", "x", "evaluations 'x', which is not a whole number from 0 on"),
         ("seconds", {"denoise": "x"}, "seconds.denoise 'x', which is not a number"),

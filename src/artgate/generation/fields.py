@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from artgate.generation.likeness import DIMENSIONS
 
@@ -129,4 +130,9 @@ def _told(error: ValidationError | None) -> str | None:
     return f"has {'.'.join(where)} {reprlib.repr(error.instance)}, which is not {error.schema['description']}"
 
 
-_LINE, _SIDECAR = Draft202012Validator(LINE), Draft202012Validator(SIDECAR)
+# JSON Schema takes 3.0 for a whole number, which counts and indices are not made of.
+_TYPES = Draft202012Validator.TYPE_CHECKER.redefine(
+    "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+)
+_Validator = extend(Draft202012Validator, type_checker=_TYPES)
+_LINE, _SIDECAR = _Validator(LINE), _Validator(SIDECAR)

@@ -147,7 +147,7 @@ def diversity(lines: Sequence[Line]) -> dict[str, Any] | None:
     ratio, by_chance = kept / whole, float(np.quantile(drawn, 0.05))
     warning = (
         f"the {accepted.sum()} accepted lie only {ratio:.0%} as far apart as the {len(sketches)} candidates that were "
-        f"scored: "
+        "scored: "
     )
     if ratio < by_chance:
         warning += (
